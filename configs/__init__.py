@@ -1,0 +1,1 @@
+"""Preset workflows as YAML, and the loader that reads them."""

@@ -1,0 +1,20 @@
+"""The errors a user can meet: one clear line each, exit code 2."""
+
+
+class SkyloomError(Exception):
+    """Base of all errors skyloom raises on purpose.
+
+    The message says what is wrong, which file or node it concerns, the numbers, and the remedy.
+    """
+
+
+class ConfigError(SkyloomError):
+    """A workflow, parameter or command line that cannot mean anything."""
+
+
+class DataError(SkyloomError):
+    """Input that cannot be used: unreadable, truncated, contradictory or empty."""
+
+
+class CapacityError(SkyloomError):
+    """Work that does not fit in the memory or on the disk it was given."""

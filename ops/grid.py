@@ -1,0 +1,146 @@
+"""The canvas: a WCS, a shape and a tile size in one immutable value object."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS, FITSFixedWarning
+from numpy.typing import NDArray
+
+from skyloom.ops.errors import DataError
+
+
+@lru_cache(maxsize=4096)
+def parse_wcs(header: str) -> WCS:
+    """Celestial WCS of a header text (cached per process; treat the result as read-only).
+
+    Parameters
+    ----------
+    header
+        FITS header text, as `Grid.header` or the `wcs` column of a session holds it.
+
+    Returns
+    -------
+    astropy.wcs.WCS
+        Two-dimensional, x first.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FITSFixedWarning)
+        cards = fits.Header.fromstring(header, sep="\n")
+        return WCS(cards, relax=True, naxis=2)
+
+
+def wcs_header(wcs: WCS) -> str:
+    """Return the text `parse_wcs` reads back: full precision, distortions included."""
+    header = wcs.to_header(relax=True)
+    if wcs.sip is not None:
+        # to_header writes the SIP terms only with the -SIP suffix in place.
+        header.extend(wcs._write_sip_kw(), update=True)
+        for axis in (1, 2):
+            kind = header[f"CTYPE{axis}"]
+            if not kind.endswith("-SIP"):
+                header[f"CTYPE{axis}"] = kind + "-SIP"
+    return str(header.tostring(sep="\n", endcard=False, padding=False))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A pixel grid on the sky, cut into square tiles."""
+
+    header: str
+    """FITS header text of the celestial WCS (`wcs_header`)."""
+    shape: tuple[int, int]
+    """Rows, columns (pixels)."""
+    tile: int
+    """Side of a tile (pixels); the last row and column of tiles may be smaller."""
+
+    @property
+    def wcs(self) -> WCS:
+        """The parsed WCS, shared by everybody in this process."""
+        return parse_wcs(self.header)
+
+    @property
+    def tiles(self) -> tuple[int, int]:
+        """Number of tiles in y and x."""
+        return (-(-self.shape[0] // self.tile), -(-self.shape[1] // self.tile))
+
+    @property
+    def chunks(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Tile sizes along y and x, as dask writes chunks."""
+
+        def sizes(length: int) -> tuple[int, ...]:
+            full, rest = divmod(length, self.tile)
+            return (self.tile,) * full + ((rest,) if rest else ())
+
+        return sizes(self.shape[0]), sizes(self.shape[1])
+
+    @property
+    def pixel_scale(self) -> float:
+        """Side of a pixel at the reference point (arcsec)."""
+        return float(np.sqrt(abs(np.linalg.det(self.wcs.pixel_scale_matrix))) * 3600.0)
+
+    def window(self, ty: int, tx: int) -> tuple[slice, slice]:
+        """Rows and columns of tile (ty, tx)."""
+        return (
+            slice(ty * self.tile, min((ty + 1) * self.tile, self.shape[0])),
+            slice(tx * self.tile, min((tx + 1) * self.tile, self.shape[1])),
+        )
+
+    def windows(self) -> Iterator[tuple[tuple[int, int], tuple[slice, slice]]]:
+        """All tiles in row order: ((ty, tx), (rows, columns))."""
+        for ty in range(self.tiles[0]):
+            for tx in range(self.tiles[1]):
+                yield (ty, tx), self.window(ty, tx)
+
+    def retile(self, tile: int) -> Grid:
+        """Return the same pixels cut into tiles of another size."""
+        return Grid(self.header, self.shape, tile)
+
+    def to_attrs(self) -> dict[str, Any]:
+        """Return what `from_attrs` needs, as plain values an attribute can hold."""
+        return {"grid_wcs": self.header, "grid_shape": list(self.shape), "grid_tile": self.tile}
+
+    @classmethod
+    def from_attrs(cls, attrs: Mapping[str, Any]) -> Grid:
+        """Rebuild the grid of a stored Dataset.
+
+        Raises
+        ------
+        DataError
+            If the attributes hold no grid.
+        """
+        try:
+            rows, columns = attrs["grid_shape"]
+            return cls(str(attrs["grid_wcs"]), (int(rows), int(columns)), int(attrs["grid_tile"]))
+        except KeyError as missing:
+            raise DataError(f"this Dataset has no canvas (attribute {missing} is missing)") from None
+
+
+def sky_to_pixel(
+    wcs: WCS, ra: NDArray[np.float64], dec: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Zero-based pixel positions of sky positions (degrees); NaN where the projection has none.
+
+    The inverse of a distortion is iterated to 1e-7 pixel.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if wcs.has_distortion:
+            x, y = wcs.all_world2pix(ra, dec, 0, tolerance=1e-7, maxiter=60, quiet=True)
+        else:
+            x, y = wcs.wcs_world2pix(ra, dec, 0)
+    return np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+
+
+def pixel_to_sky(
+    wcs: WCS, x: NDArray[np.float64], y: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sky positions (degrees) of zero-based pixel positions."""
+    ra, dec = wcs.all_pix2world(x, y, 0)
+    return np.asarray(ra, dtype=np.float64), np.asarray(dec, dtype=np.float64)

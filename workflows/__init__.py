@@ -1,0 +1,1 @@
+"""How it is run: graph, plan, store, runner, schedulers, command line."""

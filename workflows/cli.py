@@ -1,0 +1,344 @@
+"""The command line: `skyloom`. Heavy libraries are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skyloom.ops.errors import ConfigError, SkyloomError
+
+if TYPE_CHECKING:
+    from skyloom.workflows.graph import Workflow
+    from skyloom.workflows.plan import Plan
+
+EPILOG = """\
+WORKFLOW is the name of a preset (skyloom workflows) or a YAML file; FILES are frames or folders of frames.
+Running again resumes: finished work is kept, changed parameters redo only what depends on them.
+"""
+
+
+# Kernels use one thread each, parallelism comes from tasks: pools of other libraries only get in the way.
+# Set before a command imports numpy (skyloom.ops.errors does not).
+for _pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_pool, "1")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A mistyped command line is a user's mistake like any other: one line, exit code 2."""
+
+    def error(self, message: str) -> Any:
+        raise ConfigError(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 2 for a user's mistake, 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    try:
+        options = _parser().parse_args(arguments)
+        command: Callable[[argparse.Namespace], int] = options.command
+        return command(options)
+    except SkyloomError as problem:
+        from_interrupt = type(problem).__name__ == "Interrupted"
+        if debug:
+            raise
+        print(f"skyloom: {' '.join(str(problem).split())}", file=sys.stderr)
+        return 130 if from_interrupt else 2
+    except KeyboardInterrupt:
+        print("skyloom: abandoned; run the same command again to go on", file=sys.stderr)
+        sys.stderr.flush()
+        # Tasks in threads cannot be stopped; what they have not journaled will be done again.
+        os._exit(130)
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="skyloom",
+        description="Deep, seamless, photometrically honest mosaics of the sky from any number of frames.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    def add(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        sub.set_defaults(command=function)
+        return sub
+
+    demo = add("demo", _demo, "simulate a small mosaic session, run all of it, say where the picture is")
+    demo.add_argument("-o", "--output", default="skyloom-demo", metavar="FOLDER", help="where (%(default)s)")
+    demo.add_argument("--seed", type=int, default=1, help="which sky (%(default)s)")
+
+    inspect = add("inspect", _inspect, "show what is here and what is wrong with it")
+    inspect.add_argument("files", nargs="+", metavar="FILES")
+    inspect.add_argument("--json", action="store_true", help="as JSON")
+
+    plan = add("plan", _plan, "show the graph and what it will cost, before a pixel moves")
+    _add_job(plan)
+    plan.add_argument("-o", "--output", metavar="PROJECT", help="project folder: its disk and finished work count")
+    plan.add_argument("--json", action="store_true", help="as JSON")
+    plan.add_argument("--graph", metavar="FILE", help="draw the graph: .svg or .mmd (Mermaid)")
+
+    run = add("run", _run, "run a workflow, going on where an earlier run stopped")
+    _add_job(run)
+    run.add_argument("-o", "--output", metavar="PROJECT", required=True, help="project folder")
+    run.add_argument(
+        "--scheduler",
+        default="threads",
+        metavar="ADDRESS",
+        help="threads, synchronous, or a dask scheduler's address (%(default)s)",
+    )
+    run.add_argument("--quiet", action="store_true", help="no progress")
+
+    status = add("status", _status, "show how far a project is")
+    status.add_argument("project", metavar="PROJECT")
+    status.add_argument("--json", action="store_true", help="as JSON")
+
+    export = add("export", _export, "write a node's image to a file; the ending chooses the format")
+    export.add_argument("project", metavar="PROJECT")
+    export.add_argument("node", metavar="NODE")
+    export.add_argument("file", metavar="FILE", help=".fits, .tif or .png")
+    export.add_argument("--band", help="which band")
+    export.add_argument("--variable", default="image", help="image, variance, weight, count, … (%(default)s)")
+    export.add_argument("--max-side", type=int, default=4096, help="longest side of a PNG (%(default)s px)")
+
+    simulate = add("simulate", _simulate, "make a session of frames with known truth")
+    simulate.add_argument("folder", metavar="OUT")
+    _add_simulation(simulate)
+
+    workflows = add("workflows", _workflows, "list the presets")
+    workflows.add_argument("name", nargs="?", help="show this preset as YAML, complete with all parameters")
+
+    ops = add("ops", _ops, "list the ops with their parameters, units and defaults")
+    ops.add_argument("name", nargs="?", help="only this op")
+    return parser
+
+
+def _add_job(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("workflow", metavar="WORKFLOW", help="preset or YAML file")
+    parser.add_argument("files", nargs="+", metavar="FILES")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NODE.PARAM=VALUE",
+        help="change a parameter (may be repeated)",
+    )
+    parser.add_argument("--memory", metavar="SIZE", help="limit, such as 8GiB (three quarters of what is free)")
+    parser.add_argument("--workers", type=int, metavar="N", help="tasks at a time (the cores there are)")
+    parser.add_argument("--until", metavar="NODE", help="stop after this node")
+
+
+def _add_simulation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--panels", default="2x2", metavar="ROWSxCOLUMNS", help="panels (%(default)s)")
+    parser.add_argument("--frames", type=int, default=4, help="frames a panel and band (%(default)s)")
+    parser.add_argument("--size", type=int, default=1024, help="side of a frame (%(default)s px)")
+    parser.add_argument("--overlap", type=float, default=0.15, help="fraction of a side (%(default)s)")
+    parser.add_argument("--bands", default="L", help="filters, with commas (%(default)s)")
+    parser.add_argument("--nights", type=int, default=2, help="nights (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="which sky and which noise (%(default)s)")
+    parser.add_argument(
+        "--raw", action="store_true", help="raw frames with bias, dark and flat frames beside them"
+    )
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return f"skyloom {version('skyloom')}"
+
+
+def _print(*items: Any) -> None:
+    from rich.console import Console
+
+    console = Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 140)
+    for item in items:
+        console.print(item, markup=False, highlight=False)
+
+
+def _workflow(options: argparse.Namespace) -> Workflow:
+    from skyloom.workflows.graph import Workflow
+
+    workflow = Workflow.load(options.workflow)
+    if options.set:
+        workflow = workflow.with_parameters(dict(_setting(text) for text in options.set))
+    return workflow.until(options.until) if options.until else workflow
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    import yaml
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {text}: write node.parameter=value")
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {text}: the value is no YAML") from None
+
+
+def _memory(options: argparse.Namespace) -> float | None:
+    from skyloom.workflows.machine import parse_bytes
+
+    return parse_bytes(options.memory) if options.memory else None
+
+
+def _workers(options: argparse.Namespace) -> int:
+    from skyloom.workflows.schedulers import default_workers
+
+    if options.workers is not None and options.workers < 1:
+        raise ConfigError(f"--workers {options.workers}: at least 1")
+    return options.workers or default_workers()
+
+
+def _make_plan(options: argparse.Namespace) -> Plan:
+    from skyloom.workflows.plan import make_plan
+
+    return make_plan(
+        _workflow(options),
+        options.files,
+        project=options.output,
+        memory=_memory(options),
+        workers=_workers(options),
+    )
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from skyloom.workflows import drawing, tables
+    from skyloom.workflows.store import disk_errors
+
+    plan = _make_plan(options)
+    if options.graph:
+        path = Path(options.graph)
+        if path.suffix not in {".svg", ".mmd"}:
+            raise ConfigError(f"--graph {path}: the ending should be .svg or .mmd")
+        with disk_errors(f"writing {path}"):
+            path.write_text(
+                drawing.svg(plan) if path.suffix == ".svg" else drawing.mermaid(plan), encoding="utf-8"
+            )
+    if options.json:
+        print(json.dumps(plan.to_dict(), indent=2))
+    else:
+        _print(*tables.plan_tables(plan))
+    plan.check()
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from skyloom.workflows import tables
+    from skyloom.workflows.progress import Silent, reporter
+    from skyloom.workflows.runner import run_workflow
+
+    report = run_workflow(
+        _workflow(options),
+        options.files,
+        project=options.output,
+        scheduler=options.scheduler,
+        workers=_workers(options),
+        memory=_memory(options),
+        reporter=Silent() if options.quiet else reporter(),
+    )
+    _print(*tables.run_tables(report))
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from skyloom.ops.ingest import describe, ingest
+    from skyloom.workflows import tables
+
+    session = ingest(options.files, take="all")
+    rows = describe(session)
+    left_out = json.loads(session.attrs["left_out"])
+    if options.json:
+        print(json.dumps({"frames": rows, "left_out": left_out}, indent=2))
+    else:
+        _print(*tables.inspect_tables(rows, left_out))
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from skyloom.workflows import tables
+    from skyloom.workflows.status import project_status
+
+    rows, left_out = project_status(Path(options.project))
+    if options.json:
+        print(json.dumps({"nodes": rows, "left_out": left_out}, indent=2))
+    else:
+        _print(*tables.status_tables(rows, left_out))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from skyloom.workflows.export import export_file
+    from skyloom.workflows.status import open_project
+
+    store = open_project(Path(options.project))
+    path = Path(options.file)
+    export_file(
+        store.open(options.node), path, variable=options.variable, band=options.band, max_side=options.max_side
+    )
+    print(path)
+    return 0
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from skyloom.workflows.simulate import simulate_from_options
+
+    paths = simulate_from_options(
+        Path(options.folder),
+        panels=options.panels,
+        frames=options.frames,
+        size=options.size,
+        overlap=options.overlap,
+        bands=[b.strip() for b in options.bands.split(",") if b.strip()],
+        nights=options.nights,
+        seed=options.seed,
+        raw=options.raw,
+    )
+    print(f"{len(paths)} frames in {options.folder}, the truth in {Path(options.folder) / 'truth.json'}")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from skyloom.workflows import tables
+    from skyloom.workflows.demo import run_demo
+    from skyloom.workflows.progress import reporter
+
+    report, picture = run_demo(Path(options.output), seed=options.seed, reporter=reporter())
+    _print(*tables.run_tables(report))
+    print(f"The picture: {picture}")
+    return 0
+
+
+def _workflows(options: argparse.Namespace) -> int:
+    from skyloom.configs.loader import preset_names
+    from skyloom.workflows.graph import Workflow
+
+    if options.name:
+        print(Workflow.load(options.name).to_yaml(), end="")
+        return 0
+    for name in preset_names():
+        workflow = Workflow.load(name)
+        print(f"{name}: {workflow.description}")
+        print(f"    {' → '.join(workflow.names)}")
+    return 0
+
+
+def _ops(options: argparse.Namespace) -> int:
+    from skyloom.ops.registry import all_ops, get_op
+    from skyloom.workflows import tables
+
+    ops = [get_op(options.name)] if options.name else list(all_ops().values())
+    _print(*tables.op_tables(ops))
+    return 0

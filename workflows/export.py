@@ -1,0 +1,343 @@
+"""Files for people and other programs: FITS, 16-bit TIFF, PNG, all written strip by strip."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import xarray as xr
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from skyloom.ops.errors import ConfigError
+from skyloom.ops.grid import Grid
+from skyloom.ops.pyramid import block_mean
+from skyloom.ops.registry import Cost, Param, register, suggest
+from skyloom.ops.stretch import autostretch
+from skyloom.workflows.store import disk_errors
+
+STRIP = 256
+"""Rows read at a time: the inner chunk of the store, so that nothing is decoded twice."""
+
+_FITS_BLOCK = 2880
+_NO_DATA = 0
+"""Value of pixels without data in integer pictures; those with data start at 1."""
+
+Format = Literal["fits", "tiff", "png"]
+
+_ENDINGS: dict[str, Format] = {
+    ".fits": "fits",
+    ".fit": "fits",
+    ".fts": "fits",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".png": "png",
+}
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One band of one variable of a canvas, read by rows."""
+
+    array: xr.DataArray
+    """Lazy, (y, x)."""
+    band: str
+
+    @classmethod
+    def of(cls, dataset: xr.Dataset, *, variable: str, band: str | None) -> Plane:
+        """Pick a plane.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such variable or band.
+        """
+        if variable not in dataset or dataset[variable].dims[-2:] != ("y", "x"):
+            pictures = [str(v) for v in dataset.data_vars if dataset[v].dims[-2:] == ("y", "x")]
+            if not pictures:
+                raise ConfigError("this node has no image to export; choose a node with a canvas")
+            raise ConfigError(f"no variable {variable!r} to export{suggest(variable, pictures)}")
+        array = dataset[variable]
+        if "band" not in array.dims:
+            return cls(array, "")
+        bands = [str(b) for b in dataset["band"].values]
+        if band is None:
+            if len(bands) > 1:
+                raise ConfigError(f"there are {len(bands)} bands ({', '.join(bands)}); choose one with --band")
+            band = bands[0]
+        if band not in bands:
+            raise ConfigError(f"no band {band!r}{suggest(band, bands)}")
+        return cls(array.isel(band=bands.index(band)), band)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, columns."""
+        height, width = self.array.shape
+        return height, width
+
+    def strips(self, *, top_first: bool = False, rows: int = STRIP) -> Iterator[tuple[int, NDArray[Any]]]:
+        """(first row, pixels) of strips of full width; `top_first` runs from the last row down."""
+        starts = range(0, self.shape[0], rows)
+        for start in reversed(starts) if top_first else starts:
+            block = self.array[start : start + rows].data
+            yield start, np.asarray(block.compute(scheduler="synchronous") if hasattr(block, "compute") else block)
+
+    def small(self, factor: int) -> NDArray[np.float32]:
+        """Mean over blocks of `factor` pixels, read strip by strip."""
+        rows = max(factor, STRIP // factor * factor)
+        return np.concatenate([block_mean(p, factor) for _, p in self.strips(rows=rows)])
+
+
+def format_of(path: Path) -> Format:
+    """File format by the ending.
+
+    Raises
+    ------
+    ConfigError
+        If the ending is none we write.
+    """
+    ending = path.suffix.lower()
+    if ending not in _ENDINGS:
+        raise ConfigError(f"{path}: unknown ending {ending!r}; use one of {', '.join(_ENDINGS)}")
+    return _ENDINGS[ending]
+
+
+def export_file(
+    dataset: xr.Dataset,
+    path: Path,
+    *,
+    variable: str = "image",
+    band: str | None = None,
+    max_side: int = 4096,
+) -> None:
+    """Write one plane of a canvas to a file; the ending chooses the format.
+
+    Parameters
+    ----------
+    dataset
+        A node's result with a canvas.
+    path
+        FITS: float32 (counts as integers), WCS, units, history. TIFF: 16 bit, linear, scaled from the smallest
+        to the largest value (in the description), 0 = no data. PNG: 8 bit, autostretched, shrunk to `max_side`.
+    variable, band
+        Which plane; the band may be left out where there is one. A PNG of bands R, G and B is in colour.
+    max_side
+        Longest side of a PNG (pixels).
+
+    Raises
+    ------
+    ConfigError
+        For an unknown ending, variable or band.
+    CapacityError
+        If the file cannot be written.
+    """
+    kind = format_of(path)
+    with disk_errors(f"writing {path}"):
+        # Under another name until it is whole: a run that is killed leaves no half file.
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            if kind == "fits":
+                write_fits(dataset, partial, variables=[variable], band=band)
+            elif kind == "tiff":
+                write_tiff(Plane.of(dataset, variable=variable, band=band), partial)
+            else:
+                write_png(dataset, partial, variable=variable, band=band, max_side=max_side)
+            partial.replace(path)
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: the folder {path.parent} does not exist") from None
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def fits_header(dataset: xr.Dataset, plane: Plane) -> fits.Header:
+    """Header of an exported plane: WCS, units, band and how it came about."""
+    header = fits.Header()
+    if "grid_wcs" in dataset.attrs:
+        header.extend(Grid.from_attrs(dataset.attrs).wcs.to_header(relax=True), update=True)
+    unit = str(plane.array.attrs.get("units", dataset.attrs.get("units", "")))
+    if unit:
+        header["BUNIT"] = unit
+    if plane.band:
+        header["FILTER"] = plane.band
+    header["CREATOR"] = f"skyloom {version('skyloom')}"
+    for name in ("kernel_noise_factor",):
+        if name in dataset.attrs:
+            header["NOISEFAC"] = (float(dataset.attrs[name]), "rms of white noise after the resampling")
+    for entry in json.loads(dataset.attrs.get("provenance", "[]")):
+        header["HISTORY"] = f"{entry['node']} = {entry['op']} version {entry['version']} key {entry['key']}"
+        for name, value in entry["parameters"].items():
+            header["HISTORY"] = f"  {name} = {json.dumps(value)}"
+    return header
+
+
+def write_fits(dataset: xr.Dataset, path: Path, *, variables: Sequence[str], band: str | None) -> None:
+    """Write planes of one band as a FITS file: the first as primary image, the others as extensions."""
+    with path.open("wb") as file:
+        for number, variable in enumerate(variables):
+            plane = Plane.of(dataset, variable=variable, band=band)
+            header = fits_header(dataset, plane)
+            dtype = np.dtype(plane.array.dtype)
+            stored = dtype.newbyteorder(">") if dtype.kind == "f" else np.dtype(">i4")
+            cards = fits.Header()
+            if number == 0:
+                cards["SIMPLE"] = True
+            else:
+                cards["XTENSION"] = "IMAGE"
+            cards["BITPIX"] = -8 * stored.itemsize if stored.kind == "f" else 8 * stored.itemsize
+            cards["NAXIS"] = 2
+            cards["NAXIS1"], cards["NAXIS2"] = plane.shape[1], plane.shape[0]
+            if number == 0:
+                cards["EXTEND"] = len(variables) > 1
+            else:
+                cards["PCOUNT"], cards["GCOUNT"] = 0, 1
+            cards["EXTNAME"] = variable.upper()
+            if variable != "image":
+                header.remove("BUNIT", ignore_missing=True)
+                unit = plane.array.attrs.get("units")
+                if unit:
+                    header["BUNIT"] = str(unit)
+            cards.extend(header, update=True)
+            file.write(cards.tostring().encode("ascii", "replace"))
+            size = 0
+            for _, pixels in plane.strips():
+                size += file.write(np.ascontiguousarray(pixels, dtype=stored).tobytes())
+            file.write(b"\0" * (-size % _FITS_BLOCK))
+
+
+def value_range(plane: Plane) -> tuple[float, float]:
+    """Smallest and largest valid value, read strip by strip; (0, 1) where there is none."""
+    low, high = np.inf, -np.inf
+    for _, pixels in plane.strips():
+        good = pixels[np.isfinite(pixels)]
+        if good.size:
+            low, high = min(low, float(good.min())), max(high, float(good.max()))
+    if not low < high:
+        return (low, low + 1.0) if np.isfinite(low) else (0.0, 1.0)
+    return low, high
+
+
+def write_tiff(plane: Plane, path: Path) -> None:
+    """Write a plane as linear 16-bit TIFF: nothing is clipped, the scale is in the description."""
+    import tifffile
+
+    low, high = value_range(plane)
+    step = (high - low) / 65534.0
+    description = f"skyloom; value = {low!r} + {step!r} * (pixel - 1); 0 = no data"
+
+    def strips() -> Iterator[NDArray[np.uint16]]:
+        # Pictures start at the top, FITS at the bottom.
+        carry = np.empty((0, plane.shape[1]), dtype=np.uint16)
+        for _, pixels in plane.strips(top_first=True):
+            scaled = np.rint((pixels[::-1].astype(np.float64) - low) / step) + 1
+            carry = np.concatenate([carry, np.where(np.isfinite(scaled), scaled, _NO_DATA).astype(np.uint16)])
+            while len(carry) >= STRIP:
+                yield carry[:STRIP]
+                carry = carry[STRIP:]
+        if len(carry):
+            yield carry
+
+    big = plane.shape[0] * plane.shape[1] * 2 > 2**31
+    with tifffile.TiffWriter(path, bigtiff=big) as tiff:
+        tiff.write(
+            strips(),
+            shape=plane.shape,
+            dtype=np.uint16,
+            photometric="minisblack",
+            rowsperstrip=STRIP,
+            description=description,
+            metadata=None,
+            software=f"skyloom {version('skyloom')}",
+        )
+
+
+def write_png(
+    dataset: xr.Dataset, path: Path, *, variable: str = "image", band: str | None = None, max_side: int = 4096
+) -> None:
+    """Write a picture: autostretched, 8 bit, north as the canvas has it, in colour where there are R, G and B."""
+    from PIL import Image
+
+    bands = [str(b) for b in dataset["band"].values] if "band" in dataset.dims else [""]
+    colours = ["R", "G", "B"] if band is None and {"R", "G", "B"} <= set(bands) else [band]
+    channels = []
+    for colour in colours:
+        plane = Plane.of(dataset, variable=variable, band=colour)
+        small = plane.small(max(1, -(-max(plane.shape) // max_side)))
+        stretched = autostretch(small).apply(small)
+        # 1…255 hold data, 0 none, as in the TIFF.
+        channels.append(np.where(np.isfinite(stretched), np.rint(1 + stretched * 254), _NO_DATA).astype(np.uint8))
+    image = channels[0] if len(channels) == 1 else np.stack(channels, axis=-1)
+    Image.fromarray(np.ascontiguousarray(image[::-1])).save(path, format="PNG")
+
+
+def _export_cost(image: xr.Dataset, *, formats: list[str], max_side: int) -> Cost:
+    pixels = float(np.prod([image.sizes[d] for d in ("y", "x")]))
+    bands = image.sizes.get("band", 1)
+    size = {"fits": 12.0, "tiff": 2.0, "png": 0.5}
+    written = bands * pixels * sum(size.get(f, 0.0) for f in formats)
+    small = min(pixels, float(max_side) ** 2)
+    memory = STRIP * image.sizes["x"] * 4 * 6 + small * 4 * (8 if "png" in formats else 0)
+    return Cost(
+        work=np.array(bands * pixels / 1e6 * len(formats)),
+        read=np.array(written),
+        memory=np.array(memory),
+        rate=30.0,
+    )
+
+
+@register(version=1, sink=True, cost=_export_cost)
+def export(
+    image: xr.Dataset,
+    directory: Path,
+    *,
+    formats: list[str] = ["fits", "tiff", "png"],  # noqa: B006  (never changed; a list is what YAML has)
+    max_side: Annotated[int, Param(unit="px", low=16, high=30000)] = 4096,
+) -> list[Path]:
+    """Write each band as FITS (image, variance, count), 16-bit TIFF and PNG, and a colour PNG of R, G, B.
+
+    Parameters
+    ----------
+    image
+        A result with a canvas.
+    directory
+        Where the files go.
+    formats
+        Which of fits, tiff, png.
+    max_side
+        Longest side of a PNG; a larger canvas is shrunk for it.
+
+    Returns
+    -------
+    list of Path
+        The files.
+    """
+    for name in formats:
+        if name not in ("fits", "tiff", "png"):
+            raise ConfigError(f"formats: {name!r}{suggest(name, ['fits', 'tiff', 'png'])}")
+    bands = [str(b) for b in image["band"].values]
+    planes = [v for v in ("image", "variance", "count") if v in image]
+    made = []
+    for band in bands:
+        stem = "mosaic" if band == "none" else f"mosaic_{_file_part(band)}"
+        for name in formats:
+            path = directory / f"{stem}.{'tif' if name == 'tiff' else name}"
+            if name == "fits":
+                partial = path.with_name(f".{path.name}.partial")
+                write_fits(image, partial, variables=planes, band=band)
+                partial.replace(path)
+            else:
+                export_file(image, path, band=band, max_side=max_side)
+            made.append(path)
+    if "png" in formats and {"R", "G", "B"} <= set(bands):
+        path = directory / "mosaic.png"
+        export_file(image, path, max_side=max_side)
+        made.append(path)
+    return made
+
+
+def _file_part(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "-+" else "_" for c in text)

@@ -1,0 +1,390 @@
+"""What a run will cost, from headers alone, and whether it fits."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from skyloom.ops.errors import CapacityError
+from skyloom.ops.footprints import overlap
+from skyloom.ops.grid import Grid
+from skyloom.ops.registry import FILES, Cost
+from skyloom.workflows.evaluate import Step, evaluate_node
+from skyloom.workflows.graph import Node, Workflow
+from skyloom.workflows.machine import BASE_BYTES, available_memory, format_bytes, format_seconds
+from skyloom.workflows.store import Layout, Store
+
+TASK_MEMORY = "task_memory"
+"""Execution parameter by which an op takes its bytes a task."""
+
+_DEFAULT_RATE = 50.0
+
+
+@dataclass(frozen=True)
+class NodePlan:
+    """What one node will do."""
+
+    name: str
+    op: str
+    key: str
+    stored: bool
+    """Finished already: it will not run again."""
+    units: int
+    """Tasks to run (units with data that are not done)."""
+    done: int
+    empty: int
+    """Units without data: neither run nor written."""
+    work: float
+    """Mpixel·frames."""
+    bytes_read: float
+    bytes_written: float
+    """Uncompressed."""
+    unit_memory: float
+    """Bytes of one task at its peak."""
+    workers: int
+    """Tasks at a time."""
+    memory: float
+    """Bytes of the process at its peak."""
+    seconds: float
+    execution: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A node ready to run: its lazy result, its cost, and which of its units are to be done."""
+
+    step: Step
+    plan: NodePlan
+    layout: Layout | None = None
+    """None: stored, in memory already, or a sink."""
+    work: NDArray[np.float64] | None = None
+    """Mpixel·frames of each unit; 0 = empty."""
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Size and depth of the mosaic."""
+
+    shape: tuple[int, int]
+    pixel_scale: float
+    """arcsec."""
+    tile: int
+    tiles: int
+    tiles_with_data: int
+    depth: Mapping[int, int]
+    """Frames over a tile → number of tiles."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Workflow + inputs + store + limits, costed. Built by `make_plan`."""
+
+    workflow: Workflow
+    steps: Mapping[str, Step]
+    nodes: tuple[NodePlan, ...]
+    frames: int
+    left_out: tuple[tuple[str, str], ...]
+    """(frame, reason) of the frames known from their headers not to take part."""
+    canvas: Canvas | None
+    memory_limit: float
+    disk_free: float | None
+    workers: int
+
+    @property
+    def memory(self) -> float:
+        """Bytes of the process at its peak over all nodes."""
+        return max((n.memory for n in self.nodes), default=float(BASE_BYTES))
+
+    @property
+    def disk(self) -> float:
+        """Bytes to be written in all."""
+        return sum(n.bytes_written for n in self.nodes)
+
+    @property
+    def seconds(self) -> float:
+        """Estimated time to run."""
+        return sum(n.seconds for n in self.nodes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain values (what `--json` prints)."""
+        return {
+            "workflow": self.workflow.name,
+            "frames": self.frames,
+            "left_out": [list(pair) for pair in self.left_out],
+            "canvas": asdict(self.canvas) if self.canvas else None,
+            "nodes": [asdict(n) for n in self.nodes],
+            "memory": self.memory,
+            "memory_limit": self.memory_limit,
+            "disk": self.disk,
+            "disk_free": self.disk_free,
+            "seconds": self.seconds,
+            "workers": self.workers,
+        }
+
+    def check(self) -> None:
+        """Refuse what cannot fit.
+
+        Raises
+        ------
+        CapacityError
+            Naming the node, the numbers and what would help.
+        """
+        for node in self.nodes:
+            if node.memory > self.memory_limit and not node.stored:
+                raise CapacityError(
+                    f"node {node.name!r} needs {format_bytes(node.memory)} with one task at a time, the limit is "
+                    f"{format_bytes(self.memory_limit)}; {_memory_remedy(node, self.workflow[node.name])}"
+                )
+        if self.disk_free is not None and self.disk > self.disk_free:
+            largest = max(self.nodes, key=lambda n: n.bytes_written)
+            raise CapacityError(
+                f"the run writes up to {format_bytes(self.disk)} "
+                f"({format_bytes(largest.bytes_written)} of it in node {largest.name!r}), "
+                f"{format_bytes(self.disk_free)} are free; choose another disk with -o"
+                " or stop earlier with --until"
+            )
+
+
+def _memory_remedy(node: NodePlan, declared: Node) -> str:
+    tile = declared.parameters.get("tile")
+    if isinstance(tile, int) and tile > 256:
+        return f"raise --memory or set {node.name}.tile={tile // 2}"
+    return "raise --memory"
+
+
+def frame_reasons(dataset: xr.Dataset, session: xr.Dataset, *, compute: bool = False) -> list[tuple[str, str]]:
+    """(frame name, reason) of the frames a result leaves out.
+
+    Only what is known without computing, unless `compute` (for stored results it is a small read).
+    """
+    found = []
+    names = dict(zip(session["frame"].values.tolist(), session["name"].values.tolist(), strict=True))
+    for name, variable in dataset.variables.items():
+        if not str(name).endswith("reason") or variable.dims != ("frame",):
+            continue
+        if variable.chunks is not None and not compute:
+            continue
+        for frame, reason in zip(dataset["frame"].values.tolist(), variable.values.tolist(), strict=True):
+            if reason:
+                found.append((names.get(frame, frame), str(reason)))
+    return found
+
+
+def session_of(steps: Mapping[str, Step]) -> xr.Dataset | None:
+    """The table of frames of a workflow, if it has one."""
+    for step in steps.values():
+        if FILES in step.node.inputs.values() and step.dataset is not None and "wcs" in step.dataset:
+            return step.dataset
+    return None
+
+
+def left_out_frames(steps: Mapping[str, Step]) -> tuple[tuple[str, str], ...]:
+    """Every frame left out so far, once, with its first reason."""
+    session = session_of(steps)
+    if session is None:
+        return ()
+    found = dict(tuple(pair) for pair in json.loads(session.attrs.get("left_out", "[]")))
+    for step in steps.values():
+        if step.dataset is not None and "frame" in step.dataset.dims:
+            for name, reason in frame_reasons(step.dataset, session, compute=step.stored):
+                found.setdefault(name, reason)
+    return tuple(found.items())
+
+
+def node_cost(step: Step, inputs: Mapping[str, Step], layout: Layout, execution: Mapping[str, Any]) -> Cost:
+    """Cost of a node's units: the op's own account, or one from the sizes of its arrays."""
+    node = step.node
+    if node.op.cost is not None:
+        arguments = {n: inputs[p].dataset for n, p in node.inputs.items() if p != FILES}
+        return node.op.cost(**arguments, **{**node.parameters, **execution})
+    pixels = float(layout.unit_bytes()) / 4e6
+    shape = layout.unit_shape
+    return Cost(np.full(shape, pixels), np.zeros(shape), np.full(shape, 3.0 * layout.unit_bytes()), _DEFAULT_RATE)
+
+
+def make_plan(
+    workflow: Workflow,
+    files: Sequence[str | Path],
+    *,
+    project: str | Path | None = None,
+    memory: float | None = None,
+    workers: int = 1,
+) -> Plan:
+    """Cost a workflow before a pixel moves.
+
+    Parameters
+    ----------
+    workflow
+        What to run.
+    files
+        Frames or folders.
+    project
+        Project folder: its finished results cost nothing, its disk is checked.
+    memory
+        Limit in bytes; three quarters of what is available now.
+    workers
+        Tasks at a time at most; a node whose tasks are too big for that gets fewer.
+
+    Returns
+    -------
+    Plan
+        Not yet checked: call `Plan.check`.
+    """
+    limit = float(memory) if memory is not None else 0.75 * available_memory()
+    store = Store(project) if project is not None else None
+    steps: dict[str, Step] = {}
+    plans = []
+    for node in workflow.nodes:
+        planned = plan_node(node, steps, files, store=store, limit=limit, workers=workers)
+        steps[node.name] = planned.step
+        plans.append(planned.plan)
+    session = session_of(steps)
+    return Plan(
+        workflow=workflow,
+        steps=steps,
+        nodes=tuple(plans),
+        frames=session.sizes["frame"] if session is not None else 0,
+        left_out=left_out_frames(steps),
+        canvas=_canvas(steps, session),
+        memory_limit=limit,
+        disk_free=_disk_free(store) if store is not None else None,
+        workers=workers,
+    )
+
+
+def plan_node(
+    node: Node,
+    steps: Mapping[str, Step],
+    files: Sequence[str | Path],
+    *,
+    store: Store | None,
+    limit: float,
+    workers: int,
+) -> Planned:
+    """Evaluate and cost one node, choosing how many of its tasks run at a time and with how much memory."""
+    room = max(limit - BASE_BYTES, 0.0)
+    for count in sorted({workers, max(1, workers // 2), 1}, reverse=True):
+        execution = {TASK_MEMORY: room / count} if TASK_MEMORY in node.op.parameters else {}
+        step = evaluate_node(node, steps, files, store=store, execution=execution)
+        planned = _cost_of(step, steps, store=store, execution=execution)
+        plan = planned.plan
+        fits = int(room // plan.unit_memory) if plan.unit_memory > 0 else workers
+        used = max(1, min(workers, fits, max(1, plan.units)))
+        plan = replace(
+            plan, workers=used, memory=BASE_BYTES + used * plan.unit_memory, seconds=plan.seconds / used
+        )
+        if used >= min(count, max(1, plan.units)):
+            break
+    return replace(planned, plan=plan)
+
+
+def _cost_of(
+    step: Step, steps: Mapping[str, Step], *, store: Store | None, execution: Mapping[str, Any]
+) -> Planned:
+    node = step.node
+    base = NodePlan(
+        name=node.name,
+        op=node.op.name,
+        key=step.key,
+        stored=step.stored,
+        units=0,
+        done=0,
+        empty=0,
+        work=0.0,
+        bytes_read=0.0,
+        bytes_written=0.0,
+        unit_memory=0.0,
+        workers=1,
+        memory=float(BASE_BYTES),
+        seconds=0.0,
+        execution=execution,
+    )
+    if step.stored:
+        return Planned(step, base)
+    if node.op.sink:
+        if node.op.cost is None:
+            return Planned(step, replace(base, units=1))
+        arguments = {n: steps[p].dataset for n, p in node.inputs.items()}
+        cost = node.op.cost(**arguments, **node.parameters)
+        plan = replace(
+            base,
+            units=1,
+            work=float(cost.work.sum()),
+            bytes_written=float(cost.read.sum()),
+            unit_memory=float(cost.memory.max()),
+            seconds=float(cost.work.sum()) / cost.rate,
+        )
+        return Planned(step, plan)
+    assert step.dataset is not None
+    layout = Layout.of(step.dataset, node.op.unit, node=node.name)
+    if not layout.variables:
+        return Planned(step, replace(base, units=1, bytes_written=float(step.dataset.nbytes)))
+    cost = node_cost(step, steps, layout, execution)
+    todo = cost.work > 0
+    empty = int(todo.size - todo.sum())
+    done = 0
+    if store is not None:
+        for unit in store.journal(node.name, step.key).read():
+            if len(unit) == todo.ndim and todo[unit]:
+                todo[unit] = False
+                done += 1
+    work = float(cost.work[todo].sum())
+    plan = replace(
+        base,
+        units=int(todo.sum()),
+        done=done,
+        empty=empty,
+        work=work,
+        bytes_read=float(cost.read[todo].sum()),
+        bytes_written=float(layout.unit_bytes()) * int(todo.sum()),
+        unit_memory=float(cost.memory[todo].max()) if todo.any() else 0.0,
+        seconds=work / cost.rate,
+    )
+    return Planned(step, plan, layout, cost.work)
+
+
+def _canvas(steps: Mapping[str, Step], session: xr.Dataset | None) -> Canvas | None:
+    on_grid = [s.dataset for s in steps.values() if s.dataset is not None and "grid_wcs" in s.dataset.attrs]
+    if not on_grid or session is None:
+        return None
+    grid = Grid.from_attrs(on_grid[-1].attrs)
+    use = next(
+        (d["in_canvas"].values for d in on_grid if "in_canvas" in d and d["in_canvas"].chunks is None), None
+    )
+    depth = overlap(session, grid, use=use).depth()
+    counts, tiles = np.unique(depth, return_counts=True)
+    return Canvas(
+        shape=grid.shape,
+        pixel_scale=grid.pixel_scale,
+        tile=grid.tile,
+        tiles=int(depth.size),
+        tiles_with_data=int((depth > 0).sum()),
+        depth={int(c): int(t) for c, t in zip(counts, tiles, strict=True)},
+    )
+
+
+def _disk_free(store: Store) -> float | None:
+    folder = store.project
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        return float(shutil.disk_usage(folder).free)
+    except OSError:
+        return None
+
+
+def describe(plan: Plan) -> str:
+    """One line that sums the plan up."""
+    return (
+        f"{plan.frames} frames, {sum(n.units for n in plan.nodes)} tasks, "
+        f"peak memory {format_bytes(plan.memory)} of {format_bytes(plan.memory_limit)}, "
+        f"writes {format_bytes(plan.disk)}, about {format_seconds(plan.seconds)}"
+    )

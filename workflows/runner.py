@@ -1,0 +1,527 @@
+"""Runs a plan: node by node, unit by unit, each written and journaled before the next node sees it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from dask.local import get_sync
+from dask.optimization import cull
+
+from skyloom.ops.errors import CapacityError, ConfigError, DataError, SkyloomError
+from skyloom.ops.registry import FILES
+from skyloom.workflows.evaluate import Step
+from skyloom.workflows.graph import Workflow
+from skyloom.workflows.journal import UnitRecord
+from skyloom.workflows.machine import format_bytes, format_seconds, peak_memory
+from skyloom.workflows.plan import Plan, Planned, left_out_frames, make_plan, plan_node
+from skyloom.workflows.progress import Advance, Reporter, Silent
+from skyloom.workflows.schedulers import Scheduler, default_workers, open_scheduler
+from skyloom.workflows.store import Layout, Store, UnitWriter, disk_errors
+
+RECENT_SECONDS = 60.0
+"""On resume, units journaled this long before the last one are read back: their pixels may not have reached
+the disk when the power went."""
+
+ATTEMPTS = 3
+"""Tries of a unit whose files or store gave an error of the system (not of the data)."""
+
+
+class Interrupted(SkyloomError):
+    """The user asked to stop; what is done is in the store."""
+
+
+@dataclass(frozen=True)
+class UnitTask:
+    """One unit: its part of the dask graph and where its arrays go. Self-sufficient, travels to a worker."""
+
+    unit: tuple[int, ...]
+    graph: Mapping[Any, Any]
+    keys: tuple[Any, ...]
+    writer: UnitWriter
+
+
+def run_unit(task: UnitTask) -> UnitRecord:
+    """Compute a unit with dask's synchronous scheduler and write it.
+
+    Parallelism comes from units: one thread a unit makes its memory what the plan says.
+    """
+    begin = time.time()
+    arrays = get_sync(dict(task.graph), list(task.keys))
+    names = [v.name for v in task.writer.layout.variables]
+    checksum = task.writer.write(task.unit, dict(zip(names, arrays, strict=True)))
+    end = time.time()
+    return UnitRecord(task.unit, checksum, round(end - begin, 4), round(end, 3))
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """What a node did in this run."""
+
+    name: str
+    key: str
+    units: int
+    skipped: int
+    seconds: float
+    work: float
+    peak_memory: float
+    """Bytes of this process at its peak up to the end of the node."""
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did."""
+
+    project: Path
+    nodes: tuple[NodeReport, ...]
+    left_out: tuple[tuple[str, str], ...]
+    outputs: tuple[Path, ...]
+    seconds: float
+    planned_memory: float
+    peak_memory: float
+
+
+class Run:
+    """One run of a workflow in a project."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        files: Sequence[str | Path],
+        scheduler: Scheduler,
+        reporter: Reporter,
+    ) -> None:
+        self.plan = plan
+        self.store = store
+        self.files = files
+        self.scheduler = scheduler
+        self.reporter = reporter
+        self.stop = threading.Event()
+        self.log_path = store.project / "run.log.jsonl"
+
+    def log(self, event: str, **facts: Any) -> None:
+        """Append an event to the project's log."""
+        with disk_errors(f"project {self.store.project}"), self.log_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": round(time.time(), 3), "event": event, **facts}) + "\n")
+
+    def run(self) -> RunReport:
+        """Run all nodes that are not done.
+
+        Raises
+        ------
+        SkyloomError
+            The first thing that stops the run; all finished units stay.
+        Interrupted
+            After Ctrl-C.
+        """
+        begin = time.monotonic()
+        self.log("run", workflow=self.plan.workflow.name, scheduler=self.scheduler.name, frames=self.plan.frames)
+        with disk_errors(f"project {self.store.project}"):
+            (self.store.project / "workflow.yaml").write_text(self.plan.workflow.to_yaml(), encoding="utf-8")
+        steps: dict[str, Step] = {}
+        reports: list[NodeReport] = []
+        outputs: list[Path] = []
+        planned_memory = 0.0
+        try:
+            for node in self.plan.workflow.nodes:
+                if FILES in node.inputs.values():
+                    step = self.plan.steps[node.name]
+                    self._store_table(step)
+                    planned = Planned(step, next(n for n in self.plan.nodes if n.name == node.name))
+                else:
+                    planned = plan_node(
+                        node,
+                        steps,
+                        self.files,
+                        store=self.store,
+                        limit=self.plan.memory_limit,
+                        workers=self.scheduler.workers if self.scheduler.local else 1,
+                    )
+                    report, made = self._run_node(planned, steps)
+                    reports.append(report)
+                    outputs.extend(made)
+                    planned_memory = max(planned_memory, planned.plan.memory)
+                    step = self._stored(planned.step)
+                steps[node.name] = step
+                self._check_stop()
+        except SkyloomError as problem:
+            self.log("stopped", reason=str(problem))
+            raise
+        except Exception as failure:
+            self.log("failed", reason=str(failure), traceback=traceback.format_exc())
+            raise
+        result = RunReport(
+            project=self.store.project,
+            nodes=tuple(reports),
+            left_out=left_out_frames(steps),
+            outputs=tuple(outputs),
+            seconds=time.monotonic() - begin,
+            planned_memory=planned_memory,
+            peak_memory=peak_memory(),
+        )
+        self.log("done", seconds=round(result.seconds, 3), left_out=[list(p) for p in result.left_out])
+        return result
+
+    def _check_stop(self) -> None:
+        if self.stop.is_set():
+            raise Interrupted("stopped as asked; run the same command again to go on")
+
+    def _store_table(self, step: Step) -> None:
+        """Keep the table of frames; a renamed file changes it without changing its key."""
+        assert step.dataset is not None
+        name = step.node.name
+        if self.store.is_complete(name, step.key):
+            stored = self.store.open(name, step.key)
+            same = stored.attrs == step.dataset.attrs and all(
+                np.array_equal(stored[v].values, step.dataset[v].values) for v in ("name", "source") if v in stored
+            )
+            if same:
+                self.reporter.node_ends(name, seconds=0.0, note="as before")
+                return
+        self.store.write_table(name, step.key, step.dataset, self._meta(step))
+        self.reporter.node_ends(name, seconds=0.0, note=f"{self.plan.frames} frames")
+
+    def _stored(self, step: Step) -> Step:
+        if step.dataset is None or step.stored:
+            return step
+        return Step(step.node, step.key, self.store.open(step.node.name, step.key), stored=True)
+
+    def _meta(self, step: Step) -> dict[str, Any]:
+        from importlib.metadata import version
+
+        return {
+            "key": step.key,
+            "op": step.node.op.name,
+            "version": step.node.op.version,
+            "parameters": dict(step.node.parameters),
+            "inputs": dict(step.node.inputs),
+            "skyloom": version("skyloom"),
+            "started": time.time(),
+        }
+
+    def _run_node(self, planned: Planned, steps: Mapping[str, Step]) -> tuple[NodeReport, list[Path]]:
+        step, plan = planned.step, planned.plan
+        begin = time.monotonic()
+        if step.stored:
+            self.reporter.node_ends(plan.name, seconds=0.0, note="as before")
+            return NodeReport(plan.name, step.key, 0, 0, 0.0, 0.0, peak_memory()), []
+        if plan.memory > self.plan.memory_limit:
+            self.plan_refusal(planned)
+        made: list[Path] = []
+        skipped = 0
+        if step.node.op.sink:
+            made = self._run_sink(step, steps)
+        elif planned.layout is None or not planned.layout.variables:
+            assert step.dataset is not None
+            self.store.write_table(plan.name, step.key, step.dataset, self._meta(step))
+            self.reporter.node_ends(plan.name, seconds=0.0, note="done")
+        else:
+            skipped = self._run_units(planned)
+        seconds = time.monotonic() - begin
+        self.log("node", node=plan.name, key=step.key, seconds=round(seconds, 3), units=plan.units)
+        return NodeReport(plan.name, step.key, plan.units, skipped, seconds, plan.work, peak_memory()), made
+
+    def plan_refusal(self, planned: Planned) -> None:
+        """Refuse a node whose cost, now that its inputs are known, does not fit."""
+        from dataclasses import replace
+
+        replace(self.plan, nodes=(planned.plan,)).check()
+
+    def _run_sink(self, step: Step, steps: Mapping[str, Step]) -> list[Path]:
+        """Let an export write its files, unless they are there already."""
+        node = step.node
+        directory = self.store.project / "outputs"
+        manifest = directory / f".{node.name}.json"
+        made = _made_before(manifest, step.key, directory)
+        if made is not None:
+            self.reporter.node_ends(node.name, seconds=0.0, note="as before")
+            return made
+        self.reporter.node_begins(node.name, units=1, done=0)
+        begin = time.monotonic()
+        with disk_errors(f"node {node.name!r}, writing to {directory}"):
+            directory.mkdir(parents=True, exist_ok=True)
+            inputs = {n: steps[p].dataset for n, p in node.inputs.items()}
+            made = [Path(p) for p in node.op.function(**inputs, directory=directory, **node.parameters)]
+            files = {p.name: p.stat().st_size for p in made}
+            manifest.write_text(json.dumps({"key": step.key, "files": files}), encoding="utf-8")
+        self.reporter.node_ends(node.name, seconds=time.monotonic() - begin, note="")
+        return made
+
+    def _run_units(self, planned: Planned) -> int:
+        """Compute, write and journal the units of a node that are not done; returns how many were."""
+        step, layout, work = planned.step, planned.layout, planned.work
+        assert step.dataset is not None
+        assert layout is not None
+        assert work is not None
+        name = step.node.name
+        writer = self.store.prepare(name, step.key, step.dataset, layout, self._meta(step))
+        journal = self.store.journal(name, step.key)
+        done = _verified(journal.read(), writer)
+        todo = [u for u in layout.units() if work[u] > 0 and u not in done]
+        total = int((work > 0).sum())
+        total_work = float(sum(work[u] for u in todo))
+        begin = time.monotonic()
+        progress = {"units": len(done), "work": 0.0}
+        self.reporter.node_begins(name, units=total, done=len(done))
+
+        def finished(record: UnitRecord) -> None:
+            with disk_errors(f"node {name!r}, project {self.store.project}"):
+                journal.append(record)
+            progress["units"] += 1
+            progress["work"] += float(work[record.unit])
+            self.reporter.unit_done(
+                Advance(
+                    name, int(progress["units"]), total, progress["work"], total_work, time.monotonic() - begin
+                )
+            )
+
+        tasks = unit_tasks(step.dataset, layout, todo, writer)
+        window = planned.plan.workers if self.scheduler.local else self.scheduler.window
+        drive(self.scheduler, tasks, finished, window=window, stop=self.stop, node=name)
+        self._check_stop()
+        seconds = time.monotonic() - begin
+        self.store.complete(name, step.key, {"seconds": round(seconds, 3), "units": total})
+        rate = progress["work"] / seconds if seconds > 0 else 0.0
+        note = f"done in {format_seconds(seconds)}" + (f", {rate:.1f} Mpx·frames/s" if total > 1 else "")
+        self.reporter.node_ends(name, seconds=seconds, note=note)
+        return len(done)
+
+
+def _made_before(manifest: Path, key: str, directory: Path) -> list[Path] | None:
+    """Files an export made under this key, if they are all still there in their full size."""
+    try:
+        record = json.loads(manifest.read_text(encoding="utf-8"))
+        files = {directory / n: int(size) for n, size in record["files"].items()}
+        if record["key"] == key and all(p.stat().st_size == size for p, size in files.items()):
+            return list(files)
+    except (OSError, ValueError, KeyError, AttributeError):
+        pass
+    return None
+
+
+def _verified(
+    records: Mapping[tuple[int, ...], UnitRecord], writer: UnitWriter
+) -> dict[tuple[int, ...], UnitRecord]:
+    """Journaled units, less the recent ones whose pixels are not what was written."""
+    if not records:
+        return {}
+    newest = max(r.finished for r in records.values())
+    return {
+        u: r
+        for u, r in records.items()
+        if newest - r.finished > RECENT_SECONDS or writer.read_checksum(u) == r.checksum
+    }
+
+
+def unit_tasks(
+    dataset: xr.Dataset, layout: Layout, units: Sequence[tuple[int, ...]], writer: UnitWriter
+) -> Iterator[UnitTask]:
+    """Cut a lazy Dataset's graph into the tasks of its units, one at a time."""
+    arrays = [dataset.variables[v.name].data for v in layout.variables]
+    graph: dict[Any, Any] = {}
+    for array in arrays:
+        graph.update(array.__dask_graph__())
+    for unit in units:
+        keys = tuple(
+            (array.name, *(unit[p] if p >= 0 else 0 for p in variable.unit_axes))
+            for array, variable in zip(arrays, layout.variables, strict=True)
+        )
+        part, _ = cull(graph, list(keys))
+        yield UnitTask(unit, part, keys, writer)
+
+
+def drive(
+    scheduler: Scheduler,
+    tasks: Iterator[UnitTask],
+    finished: Callable[[UnitRecord], None],
+    *,
+    window: int,
+    stop: threading.Event,
+    node: str,
+) -> None:
+    """Keep `window` tasks in flight until all are done, or until `stop` is set and those in flight are.
+
+    Raises
+    ------
+    SkyloomError
+        The first failure, after the tasks in flight are done and journaled.
+    """
+    flying: dict[Future[UnitRecord], tuple[UnitTask, int]] = {}
+    failure: BaseException | None = None
+
+    def launch(task: UnitTask, attempt: int) -> None:
+        flying[scheduler.executor.submit(run_unit, task)] = (task, attempt)
+
+    more = True
+    while True:
+        while more and failure is None and not stop.is_set() and len(flying) < window:
+            task = next(tasks, None)
+            if task is None:
+                more = False
+            else:
+                launch(task, 1)
+        if not flying:
+            break
+        # A timeout lets the main thread see signals.
+        ready, _ = wait(flying, timeout=0.5, return_when=FIRST_COMPLETED)
+        for future in ready:
+            task, attempt = flying.pop(future)
+            problem = future.exception()
+            if problem is None:
+                try:
+                    finished(future.result())
+                except SkyloomError as trouble:
+                    failure = failure or trouble
+            elif _transient(problem) and attempt < ATTEMPTS and failure is None and not stop.is_set():
+                launch(task, attempt + 1)
+            else:
+                failure = failure or _named(problem, node, task.unit)
+    if failure is not None:
+        raise failure
+
+
+def _transient(problem: BaseException) -> bool:
+    """Whether another try may help: the system's trouble, not the data's and not a full disk's."""
+    return isinstance(problem, OSError) and problem.errno not in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EACCES,
+        errno.EROFS,
+        errno.ENOENT,
+    )
+
+
+def _named(problem: BaseException, node: str, unit: tuple[int, ...]) -> BaseException:
+    """The problem with node and unit in front where it does not say so itself."""
+    where = f"node {node!r}" + (f", unit {unit}" if unit else "")
+    if isinstance(problem, MemoryError):
+        return CapacityError(f"{where}: out of memory; lower --workers or raise --memory")
+    if isinstance(problem, SkyloomError):
+        if str(problem).startswith("node "):
+            return problem
+        return type(problem)(f"{where}: {problem}")
+    if isinstance(problem, OSError):
+        return DataError(f"{where}: {problem.strerror or problem} {problem.filename or ''}".rstrip())
+    return problem
+
+
+@contextmanager
+def _lock(project: Path) -> Iterator[None]:
+    """One run a project at a time; the lock dies with its process."""
+    with (project / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise ConfigError(
+                f"project {project}: another run (process {owner}) is at work here; wait for it or stop it"
+            ) from None
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@contextmanager
+def _interruptible(stop: threading.Event, reporter: Reporter) -> Iterator[None]:
+    """First Ctrl-C lets the tasks in flight finish, the second abandons them; both resume."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        reporter.message("stopping: tasks in flight are finished first (Ctrl-C again abandons them)")
+
+    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_workflow(
+    workflow: Workflow | str,
+    files: Sequence[str | Path] | str | Path,
+    *,
+    project: str | Path,
+    scheduler: Any = "threads",
+    workers: int | None = None,
+    memory: float | None = None,
+    reporter: Reporter | None = None,
+) -> RunReport:
+    """Run a workflow in a project, going on where an earlier run stopped.
+
+    Parameters
+    ----------
+    workflow
+        A `Workflow`, a preset's name or a YAML file.
+    files
+        Frames or folders of frames.
+    project
+        Folder of the project; made if it is not there.
+    scheduler
+        "synchronous", "threads", a dask scheduler's address or a `distributed.Client`; all give the same pixels.
+    workers
+        Tasks at a time (the cores there are).
+    memory
+        Limit in bytes (three quarters of what is available).
+    reporter
+        Hears of the progress.
+
+    Returns
+    -------
+    RunReport
+        What was done, what was left out and why.
+
+    Raises
+    ------
+    SkyloomError
+        ConfigError, DataError or CapacityError with one clear line; Interrupted after Ctrl-C.
+    """
+    if isinstance(workflow, str):
+        workflow = Workflow.load(workflow)
+    paths = [files] if isinstance(files, str | Path) else list(files)
+    reporter = reporter or Silent()
+    store = Store(project)
+    count = workers or default_workers()
+    if scheduler == "synchronous":
+        count = 1
+    plan = make_plan(workflow, paths, project=project, memory=memory, workers=count)
+    plan.check()
+    store.create()
+    with _lock(store.project), open_scheduler(scheduler, workers=count) as opened:
+        run = Run(plan, store, paths, opened, reporter)
+        with _interruptible(run.stop, reporter):
+            try:
+                return run.run()
+            finally:
+                reporter.close()
+
+
+def summary(report: RunReport) -> str:
+    """One line that sums a run up."""
+    return (
+        f"done in {format_seconds(report.seconds)}, peak memory {format_bytes(report.peak_memory)} "
+        f"(planned {format_bytes(report.planned_memory)})"
+    )

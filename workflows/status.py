@@ -1,0 +1,81 @@
+"""How far a project is, read from its store alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from skyloom.ops.errors import DataError
+from skyloom.workflows.plan import frame_reasons
+from skyloom.workflows.store import Store
+
+
+def open_project(project: Path) -> Store:
+    """Store of an existing project.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    store = Store(project)
+    if not store.exists:
+        raise DataError(
+            f"{project} is no project (it has no {store.root.name}); make one with skyloom run -o {project}"
+        )
+    return store
+
+
+def project_status(project: Path) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """State of every node of a project, and the frames left out with their reasons.
+
+    Returns
+    -------
+    nodes
+        One mapping a node: node, key, complete, done (units), seconds, bytes.
+    left_out
+        (frame, reason).
+
+    Raises
+    ------
+    DataError
+        If the folder is no project.
+    """
+    store = open_project(project)
+    rows = []
+    for node in store.nodes():
+        for key in store.keys(node):
+            meta = store.meta(node, key)
+            if meta is None:
+                continue
+            records = store.journal(node, key).read()
+            folder = store.root / node / key
+            rows.append(
+                {
+                    "node": node,
+                    "key": key,
+                    "op": meta["op"],
+                    "complete": bool(meta["complete"]),
+                    "done": len(records),
+                    "seconds": round(sum(r.seconds for r in records.values()), 3),
+                    "bytes": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
+                    "started": meta.get("started", math.nan),
+                }
+            )
+    rows.sort(key=lambda r: r["started"])
+    return rows, _left_out(store)
+
+
+def _left_out(store: Store) -> list[tuple[str, str]]:
+    complete = {n: store.open(n) for n in store.nodes() if store.newest(n)}
+    session = next((d for d in complete.values() if "left_out" in d.attrs and "wcs" in d), None)
+    if session is None:
+        return []
+    found = {str(n): str(r) for n, r in json.loads(session.attrs["left_out"])}
+    for dataset in complete.values():
+        if "frame" in dataset.dims:
+            for name, reason in frame_reasons(dataset, session, compute=True):
+                found.setdefault(name, reason)
+    return list(found.items())

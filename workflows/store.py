@@ -1,0 +1,445 @@
+"""The project's zarr v3 hierarchy: `<node>/<key>` holds one result, complete when its mark says so.
+
+A unit of work writes whole chunks (shards where the tile allows), so two tasks never touch one file.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from skyloom.ops.errors import CapacityError, ConfigError, DataError
+from skyloom.workflows.journal import Journal
+
+STORE_NAME = "project.zarr"
+INNER_CHUNK = 256
+"""Chunk inside a shard (pixels): what a preview or a halo reads at least."""
+
+# Noise does not compress: lz4 with bit shuffling costs next to nothing and takes what there is.
+# The checksum makes a chunk that rots or was torn by a power cut an error, never wrong pixels.
+_COMPRESSORS = (BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec())
+
+# zarr's own pools multiply with dask's threads.
+zarr.config.set({"async.concurrency": 4, "threading.max_workers": 2})
+
+
+@contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Turn the file system's refusals into one clear line."""
+    try:
+        yield
+    except OSError as failure:
+        if failure.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CapacityError(
+                f"{what}: the disk is full; make room and run the same command again, what is done is kept"
+            ) from failure
+        if failure.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise CapacityError(
+                f"{what}: {failure.strerror} ({failure.filename}); choose a project folder you may write to"
+            ) from failure
+        raise
+
+
+@dataclass(frozen=True)
+class VariableLayout:
+    """How one variable of a result lies in the store."""
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    block: tuple[int, ...]
+    """Shape of a full block: what one unit writes."""
+    dtype: str
+    unit_axes: tuple[int, ...]
+    """For each axis, the position of its dimension in the unit's index, or -1."""
+
+    def region(self, unit: tuple[int, ...]) -> tuple[slice, ...]:
+        """Part of the array that belongs to a unit."""
+        parts = []
+        for axis, position in enumerate(self.unit_axes):
+            if position < 0:
+                parts.append(slice(0, self.shape[axis]))
+            else:
+                start = unit[position] * self.block[axis]
+                parts.append(slice(start, min(start + self.block[axis], self.shape[axis])))
+        return tuple(parts)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a result is cut into units and laid out in the store."""
+
+    unit_dims: tuple[str, ...]
+    unit_shape: tuple[int, ...]
+    """Number of units along each unit dimension."""
+    variables: tuple[VariableLayout, ...]
+
+    @classmethod
+    def of(cls, dataset: xr.Dataset, unit_dims: tuple[str, ...], *, node: str) -> Layout:
+        """Layout of a lazy result.
+
+        Raises
+        ------
+        ConfigError
+            If a variable's chunks do not follow the unit dimensions (an error of the op).
+        """
+        counts: dict[str, int] = {}
+        variables = []
+        for name, variable in dataset.variables.items():
+            chunks = variable.chunks
+            if chunks is None:
+                continue
+            axes, block = [], []
+            for dim, sizes in zip(variable.dims, chunks, strict=True):
+                if dim in unit_dims:
+                    if counts.setdefault(str(dim), len(sizes)) != len(sizes) or len(set(sizes[:-1])) > 1:
+                        raise ConfigError(f"node {node!r}: {name} is chunked unlike the rest along {dim}")
+                    axes.append(unit_dims.index(str(dim)))
+                elif len(sizes) > 1:
+                    raise ConfigError(f"node {node!r}: {name} is in {len(sizes)} chunks along {dim}, not in one")
+                else:
+                    axes.append(-1)
+                block.append(int(sizes[0]))
+            variables.append(
+                VariableLayout(
+                    str(name),
+                    tuple(str(d) for d in variable.dims),
+                    tuple(variable.shape),
+                    tuple(block),
+                    str(variable.dtype),
+                    tuple(axes),
+                )
+            )
+        return cls(unit_dims, tuple(counts.get(d, 1) for d in unit_dims), tuple(variables))
+
+    def units(self) -> Iterator[tuple[int, ...]]:
+        """Indices of all units in order."""
+        yield from product(*(range(n) for n in self.unit_shape))
+
+    def unit_bytes(self) -> int:
+        """Bytes of the arrays of one full unit."""
+        return sum(math.prod(v.block) * np.dtype(v.dtype).itemsize for v in self.variables)
+
+
+@dataclass(frozen=True)
+class UnitWriter:
+    """Writes the arrays of a unit; small enough to travel to a worker."""
+
+    root: str
+    group: str
+    node: str
+    layout: Layout
+
+    def write(self, unit: tuple[int, ...], arrays: Mapping[str, NDArray[Any]]) -> int:
+        """Write all variables of a unit as whole blocks and return their checksum.
+
+        Raises
+        ------
+        DataError
+            If an array has not the shape its block should have: an op broke its promise.
+        CapacityError
+            If the disk is full or may not be written.
+        """
+        checksum = 0
+        with disk_errors(f"node {self.node!r}, writing to {self.root}"):
+            group = zarr.open_group(self.root, path=self.group, mode="r+", zarr_format=3)
+            for variable in self.layout.variables:
+                region = variable.region(unit)
+                array = np.asarray(arrays[variable.name])
+                expected = tuple(s.stop - s.start for s in region)
+                if array.shape != expected:
+                    raise DataError(
+                        f"node {self.node!r}: {variable.name} of unit {unit} has shape {array.shape}, "
+                        f"its block is {expected}"
+                    )
+                target = group[variable.name]
+                assert isinstance(target, zarr.Array)
+                if array.dtype.kind in "UOT":
+                    array = array.astype(object)
+                target[region] = array
+                checksum = _checksum(array, checksum)
+        return checksum
+
+    def read_checksum(self, unit: tuple[int, ...]) -> int | None:
+        """Checksum of what the store holds for a unit, or None where it cannot be read."""
+        checksum = 0
+        try:
+            group = zarr.open_group(self.root, path=self.group, mode="r", zarr_format=3)
+            for variable in self.layout.variables:
+                source = group[variable.name]
+                assert isinstance(source, zarr.Array)
+                array = np.asarray(source[variable.region(unit)])
+                checksum = _checksum(
+                    array.astype(variable.dtype) if array.dtype.kind in "UOT" else array, checksum
+                )
+        except (OSError, KeyError, ValueError, RuntimeError):
+            return None
+        return checksum
+
+
+def _checksum(array: NDArray[Any], before: int) -> int:
+    if array.dtype.kind in "UOT":
+        return zlib.crc32("\0".join(str(t) for t in array.ravel()).encode(), before)
+    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, before)
+
+
+class Store:
+    """A project's folder: results by node and key, journals, exports."""
+
+    def __init__(self, project: str | Path) -> None:
+        self.project = Path(project).absolute()
+        self.root = self.project / STORE_NAME
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a store here already."""
+        return (self.root / "zarr.json").exists()
+
+    def create(self) -> None:
+        """Make the folder and the empty hierarchy if they are not there.
+
+        Raises
+        ------
+        CapacityError
+            If the place cannot be written.
+        """
+        with disk_errors(f"project {self.project}"):
+            try:
+                self.project.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError):
+                raise CapacityError(
+                    f"project {self.project}: a file is in the way; choose another folder with -o"
+                ) from None
+            # A group that can be made says nothing of a folder that lost its write bit since.
+            probe = self.project / f".write-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+            if not self.exists:
+                zarr.create_group(str(self.root), zarr_format=3)
+
+    def journal(self, node: str, key: str) -> Journal:
+        """Journal of one result."""
+        return Journal(self.project / "journal" / f"{node}-{key}.jsonl")
+
+    def _group(self, node: str, key: str) -> zarr.Group | None:
+        if not (self.root / node / key / "zarr.json").exists():
+            return None
+        return zarr.open_group(str(self.root), path=f"{node}/{key}", mode="r", zarr_format=3)
+
+    def meta(self, node: str, key: str) -> dict[str, Any] | None:
+        """What was recorded with a result (parameters, inputs, versions, timings), or None."""
+        group = self._group(node, key)
+        if group is None or "skyloom" not in group.attrs:
+            return None
+        meta = group.attrs["skyloom"]
+        assert isinstance(meta, dict)
+        return dict(meta)
+
+    def is_complete(self, node: str, key: str) -> bool:
+        """Whether the result is all there (its mark is written last)."""
+        meta = self.meta(node, key)
+        return bool(meta and meta.get("complete"))
+
+    def keys(self, node: str) -> list[str]:
+        """Keys of the results of a node, complete or not, newest last."""
+        folder = self.root / node
+        if not folder.exists():
+            return []
+        found = [p for p in folder.iterdir() if (p / "zarr.json").exists()]
+        return [p.name for p in sorted(found, key=lambda p: (p / "zarr.json").stat().st_mtime)]
+
+    def nodes(self) -> list[str]:
+        """Names of the nodes with a result here."""
+        if not self.root.exists():
+            return []
+        return sorted(p.name for p in self.root.iterdir() if p.is_dir() and self.keys(p.name))
+
+    def newest(self, node: str) -> str | None:
+        """Key of the newest complete result of a node."""
+        complete = [k for k in self.keys(node) if self.is_complete(node, k)]
+        return complete[-1] if complete else None
+
+    def prepare(
+        self, node: str, key: str, dataset: xr.Dataset, layout: Layout, meta: Mapping[str, Any]
+    ) -> UnitWriter:
+        """Lay out the arrays of a result and write all that is not computed by units.
+
+        What is already there for this very key is kept: units may be done.
+        """
+        writer = UnitWriter(str(self.root), f"{node}/{key}", node, layout)
+        if self.meta(node, key) is not None:
+            return writer
+        self.journal(node, key).remove()
+        with disk_errors(f"node {node!r}, project {self.project}"):
+            shutil.rmtree(self.root / node / key, ignore_errors=True)
+            parent = zarr.open_group(str(self.root), mode="a", zarr_format=3)
+            group = parent.require_group(node).create_group(key)
+            lazy = {v.name for v in layout.variables}
+            for variable in layout.variables:
+                _create_lazy(group, variable, dataset.variables[variable.name])
+            for name, item in dataset.variables.items():
+                if str(name) not in lazy:
+                    _write_whole(group, str(name), item)
+            group.attrs.update(
+                {
+                    **{str(k): v for k, v in dataset.attrs.items()},
+                    "coordinates": sorted(str(c) for c in dataset.coords),
+                    # Written last: a template without it is begun anew.
+                    "skyloom": {**meta, "complete": False},
+                }
+            )
+        return writer
+
+    def write_table(self, node: str, key: str, dataset: xr.Dataset, meta: Mapping[str, Any]) -> None:
+        """Write a result that is in memory already, replacing what is there under the key."""
+        shutil.rmtree(self.root / node / key, ignore_errors=True)
+        self.prepare(node, key, dataset, Layout((), (), ()), meta)
+        self.complete(node, key, {})
+
+    def complete(self, node: str, key: str, extra: Mapping[str, Any]) -> None:
+        """Mark a result as all there, and drop the results it replaces."""
+        with disk_errors(f"node {node!r}, project {self.project}"):
+            group = zarr.open_group(str(self.root), path=f"{node}/{key}", mode="r+", zarr_format=3)
+            meta = group.attrs["skyloom"]
+            assert isinstance(meta, dict)
+            group.attrs["skyloom"] = {**meta, **extra, "complete": True, "finished": time.time()}
+        for other in self.keys(node):
+            if other != key:
+                shutil.rmtree(self.root / node / other, ignore_errors=True)
+                self.journal(node, other).remove()
+
+    def open(self, node: str, key: str | None = None) -> xr.Dataset:
+        """Open a result lazily: dask arrays cut as they lie in the store.
+
+        Parameters
+        ----------
+        node
+            Name of the node.
+        key
+            Which result; the newest complete one.
+
+        Raises
+        ------
+        DataError
+            If there is none.
+        """
+        key = key or self.newest(node)
+        group = self._group(node, key) if key else None
+        if group is None or key is None:
+            there = ", ".join(self.nodes()) or "nothing"
+            raise DataError(f"project {self.project} has no complete result of node {node!r}; there is: {there}")
+        attrs = dict(group.attrs)
+        coordinates = attrs.pop("coordinates", [])
+        attrs.pop("skyloom", None)
+        variables: dict[str, xr.Variable] = {}
+        for name, array in group.arrays():
+            item = dict(array.attrs)
+            lazy = bool(item.pop("lazy", False))
+            dims = tuple(str(d) for d in (array.metadata.dimension_names or ()))  # type: ignore[union-attr]
+            if lazy:
+                blocks = array.shards or array.chunks
+                token = f"store-{node}-{key}-{name}"
+                data: Any = da.from_array(
+                    _StoredArray(str(self.root), f"{node}/{key}/{name}"), chunks=blocks, name=token
+                )
+            else:
+                data = _as_text(np.asarray(array[...]))
+            variables[name] = xr.Variable(dims, data, item)
+        assert isinstance(coordinates, list)
+        coords = {n: v for n, v in variables.items() if n in coordinates}
+        return xr.Dataset({n: v for n, v in variables.items() if n not in coords}, coords, attrs)
+
+
+def _as_text(data: NDArray[Any]) -> NDArray[Any]:
+    """Stored texts come back as numpy's fixed-width ones, which xarray and == handle everywhere."""
+    return data.astype(str) if data.dtype.kind in "OT" else data
+
+
+class _StoredArray:
+    """An array of the store by name: pickles to a path, opens where it is used."""
+
+    def __init__(self, root: str, path: str) -> None:
+        self.root, self.path = root, path
+        array = self._array()
+        self.shape = array.shape
+        text = array.attrs.get("text_width")
+        self.dtype = np.dtype(f"<U{text}") if text else np.dtype(array.dtype)
+        self.ndim = len(self.shape)
+
+    def _array(self) -> zarr.Array[Any]:
+        array = zarr.open_array(self.root, path=self.path, mode="r", zarr_format=3)
+        return array
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        data = np.asarray(self._array()[index])
+        return data.astype(self.dtype) if self.dtype.kind == "U" else data
+
+
+def _create_lazy(group: zarr.Group, variable: VariableLayout, source: xr.Variable) -> None:
+    dtype = np.dtype(variable.dtype)
+    block = tuple(max(1, b) for b in variable.block)
+    shards, chunks = None, block
+    # Only tiles of pixels are worth cutting again, and only if whole inner chunks fill them.
+    if len(block) >= 2 and all(b > INNER_CHUNK and b % INNER_CHUNK == 0 for b in block[-2:]):
+        shards, chunks = block, (*block[:-2], INNER_CHUNK, INNER_CHUNK)
+    text = dtype.kind == "U"
+    attributes: dict[str, Any] = {**_plain_attrs(source.attrs), "lazy": True}
+    if text:
+        attributes["text_width"] = dtype.itemsize // 4
+    group.create_array(
+        variable.name,
+        shape=variable.shape,
+        dtype=str if text else dtype,
+        chunks=chunks,
+        shards=shards,
+        compressors=None if text else _COMPRESSORS,
+        fill_value="" if text else (np.nan if dtype.kind == "f" else 0),
+        dimension_names=variable.dims,
+        attributes=attributes,
+    )
+
+
+def _write_whole(group: zarr.Group, name: str, variable: xr.Variable) -> None:
+    data = np.asarray(variable.values)
+    text = data.dtype.kind in "UOT"
+    array = group.create_array(
+        name,
+        shape=data.shape,
+        dtype=str if text else data.dtype,
+        chunks=tuple(max(1, n) for n in data.shape) or (),
+        fill_value="" if text else (np.nan if data.dtype.kind == "f" else 0),
+        dimension_names=tuple(str(d) for d in variable.dims),
+        attributes=_plain_attrs(variable.attrs),
+    )
+    if data.size:
+        array[...] = data.astype(object) if text else data
+
+
+def _plain_attrs(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    """Attributes as JSON has them."""
+    plain: dict[str, Any] = json.loads(json.dumps({str(k): v for k, v in attrs.items()}, default=_to_plain))
+    return plain
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return str(value)

@@ -1,0 +1,161 @@
+"""Plans, reports and lists as tables for the terminal."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from skyloom.ops.registry import Op, Parameter
+from skyloom.workflows.machine import format_bytes, format_seconds
+from skyloom.workflows.plan import Plan, describe
+from skyloom.workflows.runner import RunReport, summary
+
+
+def _table(title: str, *columns: tuple[str, bool]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    for name, right in columns:
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    return table
+
+
+def left_out_table(left_out: Iterable[Sequence[str]]) -> list[Table]:
+    """Frames left out with their reasons; nothing where there is none."""
+    pairs = [tuple(p) for p in left_out]
+    if not pairs:
+        return []
+    table = _table(f"Left out ({len(pairs)})", ("frame", False), ("reason", False))
+    for name, reason in pairs:
+        table.add_row(Text(str(name)), Text(str(reason)))
+    return [table]
+
+
+def plan_tables(plan: Plan) -> list[Any]:
+    """What a run will cost."""
+    table = _table(
+        f"Plan of {plan.workflow.name}",
+        ("node", False),
+        ("op", False),
+        ("tasks", True),
+        ("done", True),
+        ("Mpx·frames", True),
+        ("reads", True),
+        ("writes", True),
+        ("a task", True),
+        ("at a time", True),
+        ("peak memory", True),
+        ("time", True),
+    )
+    for node in plan.nodes:
+        if node.stored:
+            table.add_row(node.name, node.op, "as before", *[""] * 8)
+            continue
+        table.add_row(
+            node.name,
+            node.op,
+            str(node.units),
+            str(node.done),
+            f"{node.work:.1f}",
+            format_bytes(node.bytes_read),
+            format_bytes(node.bytes_written),
+            format_bytes(node.unit_memory),
+            str(node.workers),
+            format_bytes(node.memory),
+            format_seconds(node.seconds),
+        )
+    out: list[Any] = [table]
+    if plan.canvas:
+        canvas = plan.canvas
+        depth = ", ".join(f"{n} × {d}" for d, n in canvas.depth.items())
+        out.append(
+            Text(
+                f'Canvas {canvas.shape[1]} × {canvas.shape[0]} px at {canvas.pixel_scale:.3f}"/px, '
+                f"{canvas.tiles_with_data} of {canvas.tiles} tiles of {canvas.tile} px with data; "
+                f"tiles × frames over them: {depth}"
+            )
+        )
+    out.extend(left_out_table(plan.left_out))
+    out.append(Text(describe(plan)))
+    return out
+
+
+def run_tables(report: RunReport) -> list[Any]:
+    """What a run did."""
+    table = _table(
+        "Done", ("node", False), ("tasks", True), ("time", True), ("Mpx·frames/s", True), ("peak memory", True)
+    )
+    for node in report.nodes:
+        rate = node.work / node.seconds if node.seconds > 0 and node.units > 1 else 0.0
+        table.add_row(
+            node.name,
+            str(node.units) if node.seconds else "as before",
+            f"{node.seconds:.1f} s" if node.seconds else "",
+            f"{rate:.1f}" if rate else "",
+            format_bytes(node.peak_memory),
+        )
+    out: list[Any] = [table, *left_out_table(report.left_out)]
+    out.extend(Text(str(path)) for path in report.outputs)
+    out.append(Text(summary(report)))
+    return out
+
+
+def inspect_tables(rows: Sequence[Mapping[str, Any]], left_out: Iterable[Sequence[str]]) -> list[Any]:
+    """What the frames are."""
+    table = _table(f"Frames ({len(rows)})", *((key, False) for key in (rows[0] if rows else {})))
+    for row in rows:
+        table.add_row(*(Text(_cell(value)) for value in row.values()))
+    return [table, *left_out_table(left_out)]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return "; ".join(str(v) for v in value)
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.6g}"
+    return "" if value is None else str(value)
+
+
+def status_tables(rows: Sequence[Mapping[str, Any]], left_out: Iterable[Sequence[str]]) -> list[Any]:
+    """How far a project is."""
+    table = _table(
+        "Nodes", ("node", False), ("key", False), ("state", False), ("tasks", True), ("time", True), ("disk", True)
+    )
+    for row in rows:
+        table.add_row(
+            row["node"],
+            row["key"],
+            "complete" if row["complete"] else "unfinished",
+            str(row["done"]),
+            f"{row['seconds']:.1f} s",
+            format_bytes(row["bytes"]),
+        )
+    return [table, *left_out_table(left_out)]
+
+
+def _default(parameter: Parameter) -> str:
+    if parameter.default is inspect.Parameter.empty:
+        return "required"
+    return "none" if parameter.default is None else str(parameter.default)
+
+
+def op_tables(ops: Iterable[Op]) -> list[Any]:
+    """Ops with their parameters."""
+    out: list[Any] = []
+    for op in ops:
+        inputs = ", ".join(f"[{n}]" if n in op.optional_inputs else n for n in op.inputs)
+        origin = "" if op.origin == "skyloom" else f"  (from {op.origin})"
+        out.append(Text(f"{op.name}({inputs})  version {op.version}{origin}", style="bold"))
+        out.append(Text(f"  {op.summary}"))
+        parameters = [p for p in op.parameters.values() if not p.execution]
+        if parameters:
+            table = _table(
+                "", ("parameter", False), ("type", False), ("default", False), ("unit", False), ("what", False)
+            )
+            for p in parameters:
+                table.add_row(p.name, Text(p.type_name), Text(_default(p)), p.unit, Text(p.doc))
+            out.append(table)
+        out.append(Text(""))
+    return out
