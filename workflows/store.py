@@ -370,7 +370,7 @@ class Store:
 
 def _as_text(data: NDArray[Any]) -> NDArray[Any]:
     """Stored texts come back as numpy's fixed-width ones, which xarray and == handle everywhere."""
-    return data.astype(str) if data.dtype.kind in "OT" else data
+    return np.array(data.tolist(), dtype=str) if data.dtype.kind in "OT" else data
 
 
 class _StoredArray:

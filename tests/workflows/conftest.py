@@ -11,6 +11,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
+
 from skyloom.configs.loader import NodeSpec
 from skyloom.ops import registry
 from skyloom.ops.errors import DataError
@@ -82,12 +83,12 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
         """Add it all up."""
         return xr.Dataset({"total": ((), tiles["image"].data.sum())})
 
-    yield control
+    return control
 
 
 @pytest.fixture
 def toy_workflow(toy: dict[str, Any]) -> Workflow:
-    """read → tiles → total."""
+    """Read → tiles → total."""
     return Workflow.build(
         "toy",
         [

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from skyloom.configs.loader import parse_workflow
 from skyloom.ops.errors import ConfigError
 from skyloom.workflows.graph import Workflow

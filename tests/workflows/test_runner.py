@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from skyloom.ops.errors import CapacityError, ConfigError, DataError
 from skyloom.workflows import runner
 from skyloom.workflows.evaluate import open_workflow
@@ -150,7 +151,7 @@ def test_two_runs_in_one_project_are_refused(
     Store(tmp_path / "p").create()
     with (
         runner._lock(tmp_path / "p"),
-        pytest.raises(ConfigError, match="another run .* is at work here"),
+        pytest.raises(ConfigError, match=r"another run .* is at work here"),
     ):
         run_workflow(toy_workflow, numbers(1), project=tmp_path / "p")
 
