@@ -9,6 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+
 from skyloom.ops.errors import CapacityError, DataError
 from skyloom.workflows import drawing
 from skyloom.workflows.graph import Workflow

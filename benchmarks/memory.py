@@ -1,0 +1,57 @@
+"""Peak memory against the canvas: the same depth on canvases 1, 4 and 16 times as large, plan beside measurement.
+
+python benchmarks/memory.py [--size 1024] [--memory 900MiB] [--keep FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--memory", default="900MiB")
+    parser.add_argument("--keep", type=Path)
+    options = parser.parse_args()
+    folder = options.keep or Path(tempfile.mkdtemp(prefix="memory-"))
+    skyloom = str(Path(sys.executable).parent / "skyloom")
+    peaks = []
+    for side in (2, 4, 8):
+        frames, project = folder / f"frames{side}", folder / f"project{side}"
+        if not (frames / "truth.json").exists():
+            command = [skyloom, "simulate", str(frames), "--panels", f"{side}x{side}", "--frames", "4"]
+            subprocess.run([*command, "--size", str(options.size)], check=True, stdout=subprocess.DEVNULL)
+        shutil.rmtree(project, ignore_errors=True)
+        job = ["mosaic", str(frames), "--memory", options.memory]
+        plan = json.loads(
+            subprocess.run([skyloom, "plan", *job, "--json"], check=True, capture_output=True).stdout
+        )
+        code = (
+            "import resource, subprocess, sys;"
+            "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL);"
+            "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)"
+        )
+        run = [sys.executable, "-c", code, skyloom, "run", *job, "-o", str(project), "--quiet"]
+        peak = float(subprocess.run(run, check=True, capture_output=True).stdout)
+        peaks.append(peak)
+        shape = plan["canvas"]["shape"]
+        print(
+            f"{side}x{side} panels, canvas {shape[1]} × {shape[0]}: measured {peak / 2**20:.0f} MiB, "
+            f"planned {plan['memory'] / 2**20:.0f} MiB, planned / measured {plan['memory'] / peak:.2f}, "
+            f"limit {options.memory}",
+            flush=True,
+        )
+    print(f"4 times the canvas: {peaks[1] / peaks[0]:.3f} of the memory, 16 times: {peaks[2] / peaks[0]:.3f}")
+    if not options.keep:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
