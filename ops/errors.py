@@ -18,3 +18,10 @@ class DataError(SkyloomError):
 
 class CapacityError(SkyloomError):
     """Work that does not fit in the memory or on the disk it was given."""
+
+
+def prefixed(problem: SkyloomError, where: str) -> SkyloomError:
+    """The same kind of error with its place in front; a subclass may take other arguments than a message."""
+    kinds = (ConfigError, DataError, CapacityError)
+    kind = next((k for k in kinds if isinstance(problem, k)), SkyloomError)
+    return kind(f"{where}: {problem}")

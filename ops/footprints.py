@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,21 @@ def touches(polygon: NDArray[np.float64], rows: slice, columns: slice, *, margin
     return bool(np.all(reach.min(axis=1) <= inside * sign + 1e-9))
 
 
+def tiles_touched(
+    polygon: NDArray[np.float64], grid: Grid, *, margin: float = 1.0
+) -> Iterator[tuple[tuple[int, int], tuple[slice, slice]]]:
+    """Tiles an outline meets: ((ty, tx), (rows, columns)); none where it has no place on the canvas."""
+    if not np.isfinite(polygon).all():
+        return
+    low = np.floor((polygon.min(axis=0) - margin) / grid.tile).astype(int)
+    high = np.floor((polygon.max(axis=0) + margin) / grid.tile).astype(int)
+    for ty in range(max(low[1], 0), min(high[1], grid.tiles[0] - 1) + 1):
+        for tx in range(max(low[0], 0), min(high[0], grid.tiles[1] - 1) + 1):
+            window = grid.window(ty, tx)
+            if touches(polygon, *window, margin=margin):
+                yield (ty, tx), window
+
+
 @dataclass(frozen=True)
 class Overlap:
     """The frames over each tile of a canvas."""
@@ -98,12 +114,6 @@ def overlap(session: xr.Dataset, grid: Grid, *, use: NDArray[np.bool_] | None = 
         if (use is not None and not use[index]) or not headers[index]:
             continue
         polygon = footprint(str(headers[index]), (int(heights[index]), int(widths[index])), grid)
-        if not np.isfinite(polygon).all():
-            continue
-        low = np.floor((polygon.min(axis=0) - 1) / grid.tile).astype(int)
-        high = np.floor((polygon.max(axis=0) + 1) / grid.tile).astype(int)
-        for ty in range(max(low[1], 0), min(high[1], grid.tiles[0] - 1) + 1):
-            for tx in range(max(low[0], 0), min(high[0], grid.tiles[1] - 1) + 1):
-                if touches(polygon, *grid.window(ty, tx)):
-                    found.setdefault((ty, tx), []).append(index)
+        for tile, _ in tiles_touched(polygon, grid):
+            found.setdefault(tile, []).append(index)
     return Overlap(grid, {key: np.asarray(v, dtype=np.intp) for key, v in sorted(found.items())})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 
 from skyloom.ops.errors import DataError
 
+WCS_LOCK = threading.RLock()
+"""Held while a WCS works: wcslib's structures are not safe under threads, nor are Python's warning filters."""
 
-@lru_cache(maxsize=4096)
+
 def parse_wcs(header: str) -> WCS:
     """Celestial WCS of a header text (cached per process; treat the result as read-only).
 
@@ -30,6 +33,12 @@ def parse_wcs(header: str) -> WCS:
     astropy.wcs.WCS
         Two-dimensional, x first.
     """
+    with WCS_LOCK:
+        return _parse_wcs(header)
+
+
+@lru_cache(maxsize=4096)
+def _parse_wcs(header: str) -> WCS:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FITSFixedWarning)
         cards = fits.Header.fromstring(header, sep="\n")
@@ -39,13 +48,6 @@ def parse_wcs(header: str) -> WCS:
 def wcs_header(wcs: WCS) -> str:
     """Return the text `parse_wcs` reads back: full precision, distortions included."""
     header = wcs.to_header(relax=True)
-    if wcs.sip is not None:
-        # to_header writes the SIP terms only with the -SIP suffix in place.
-        header.extend(wcs._write_sip_kw(), update=True)
-        for axis in (1, 2):
-            kind = header[f"CTYPE{axis}"]
-            if not kind.endswith("-SIP"):
-                header[f"CTYPE{axis}"] = kind + "-SIP"
     return str(header.tostring(sep="\n", endcard=False, padding=False))
 
 
@@ -129,7 +131,7 @@ def sky_to_pixel(
 
     The inverse of a distortion is iterated to 1e-7 pixel.
     """
-    with warnings.catch_warnings():
+    with WCS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if wcs.has_distortion:
             x, y = wcs.all_world2pix(ra, dec, 0, tolerance=1e-7, maxiter=60, quiet=True)
@@ -142,5 +144,6 @@ def pixel_to_sky(
     wcs: WCS, x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Sky positions (degrees) of zero-based pixel positions."""
-    ra, dec = wcs.all_pix2world(x, y, 0)
+    with WCS_LOCK:
+        ra, dec = wcs.all_pix2world(x, y, 0)
     return np.asarray(ra, dtype=np.float64), np.asarray(dec, dtype=np.float64)

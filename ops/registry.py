@@ -265,6 +265,8 @@ def _describe(
     hints = typing.get_type_hints(function, include_extras=True)
     inputs, optional, parameters = [], [], {}
     for item in inspect.signature(function).parameters.values():
+        if sink and item.name == "directory":
+            continue  # the runner's to give
         if item.kind is item.POSITIONAL_OR_KEYWORD:
             inputs.append(item.name)
             if item.default is not item.empty:
@@ -272,8 +274,6 @@ def _describe(
             continue
         if item.kind is not item.KEYWORD_ONLY:
             raise ConfigError(f"op {name!r}: {item.name} must be a plain input or keyword-only")
-        if sink and item.name == "directory":
-            continue
         if item.name not in hints:
             raise ConfigError(f"op {name!r}: parameter {item.name} has no type")
         kind, extra = hints[item.name], Param()

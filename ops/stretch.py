@@ -52,14 +52,14 @@ def autostretch(pixels: NDArray[np.floating], *, background: float = BACKGROUND)
     Returns
     -------
     Stretch
-        Shadows at median − 2.8·1.4826·MAD, highlights at the 99.995th percentile.
+        Shadows at median − 2.8·1.4826·MAD, highlights at the 99.99th percentile.
     """
     good = pixels[np.isfinite(pixels)]
     if good.size == 0:
         return Stretch(0.0, 1.0, 0.5)
     median = float(np.median(good))
     spread = 1.4826 * float(np.median(np.abs(good - median)))
-    high = float(np.percentile(good, 99.995))
+    high = float(np.percentile(good, 99.99))
     low = max(median + SHADOWS * spread, float(good.min()))
     if not high > low:
         return Stretch(low, low + 1.0, 0.5)

@@ -30,7 +30,9 @@ def run_demo(folder: Path, *, seed: int, reporter: Reporter) -> tuple[RunReport,
     """
     frames = folder / "frames"
     if not (frames / "truth.json").exists():
-        reporter.message(f"simulating 54 frames of 6 panels in R, G and B with gradients, clouds and trails: {frames}")
+        reporter.message(
+            f"simulating 54 frames of 6 panels in R, G and B with gradients, clouds and trails: {frames}"
+        )
         simulate_from_options(
             frames,
             panels="2x3",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from skyloom.ops.errors import DataError, SkyloomError
+from skyloom.ops.errors import DataError, SkyloomError, prefixed
 from skyloom.ops.registry import FILES
 from skyloom.workflows.graph import Node, Workflow
 from skyloom.workflows.store import Store
@@ -88,7 +88,7 @@ def evaluate_node(
             return Step(node, key, store.open(node.name, key), stored=True)
         dataset = node.op.function(**arguments, **parameters)
     except SkyloomError as problem:
-        raise type(problem)(f"node {node.name!r}: {problem}") from problem
+        raise prefixed(problem, f"node {node.name!r}") from problem
     return Step(node, key, _signed(dataset, node, key, inputs), stored=False)
 
 

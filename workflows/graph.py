@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from skyloom.configs.loader import NodeSpec, WorkflowSpec, load_workflow
-from skyloom.ops.errors import ConfigError
+from skyloom.ops.errors import ConfigError, prefixed
 from skyloom.ops.registry import FILES, Op, get_op, suggest
 
 
@@ -164,7 +164,7 @@ def _check(spec: NodeSpec, names: list[str], origin: str) -> Node:
         op = get_op(spec.op)
         parameters = op.check(spec.parameters)
     except ConfigError as problem:
-        raise ConfigError(f"{where}: {problem}") from problem.__cause__
+        raise prefixed(problem, where) from problem.__cause__
     given = spec.inputs
     if not isinstance(given, Mapping):
         if len(given) > len(op.inputs):

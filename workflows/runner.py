@@ -22,7 +22,7 @@ import xarray as xr
 from dask.local import get_sync
 from dask.optimization import cull
 
-from skyloom.ops.errors import CapacityError, ConfigError, DataError, SkyloomError
+from skyloom.ops.errors import CapacityError, ConfigError, DataError, SkyloomError, prefixed
 from skyloom.ops.registry import FILES
 from skyloom.workflows.evaluate import Step
 from skyloom.workflows.graph import Workflow
@@ -414,7 +414,7 @@ def _named(problem: BaseException, node: str, unit: tuple[int, ...]) -> BaseExce
     if isinstance(problem, SkyloomError):
         if str(problem).startswith("node "):
             return problem
-        return type(problem)(f"{where}: {problem}")
+        return prefixed(problem, where)
     if isinstance(problem, OSError):
         return DataError(f"{where}: {problem.strerror or problem} {problem.filename or ''}".rstrip())
     return problem

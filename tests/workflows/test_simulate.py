@@ -1,0 +1,83 @@
+"""A session on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
+
+from skyloom.ops.camera import Camera
+from skyloom.ops.errors import ConfigError
+from skyloom.ops.simulate import SimulatedSession, demo_session
+from skyloom.workflows.simulate import session_from_options, simulate_from_options, simulate_session
+
+OPTIONS = {
+    "panels": "1x2",
+    "frames": 2,
+    "size": 96,
+    "overlap": 0.2,
+    "bands": ["L"],
+    "nights": 1,
+    "seed": 2,
+    "raw": False,
+}
+
+
+def test_files_hold_the_frames_and_the_truth(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    paths = simulate_from_options(tmp_path, **OPTIONS, progress=lambda *p: seen.append(p))  # type: ignore[arg-type]
+    assert seen == [(n, 4) for n in range(1, 5)]
+    assert sorted(tmp_path.iterdir()) == sorted([*paths, tmp_path / "truth.json"])
+    truth = json.loads((tmp_path / "truth.json").read_text(encoding="utf-8"))
+    session = SimulatedSession.from_dict(truth["session"])
+    for path, frame in zip(paths, truth["frames"], strict=True):
+        with fits.open(path) as hdus:
+            assert np.array_equal(hdus[0].data, session.render(frame["index"]))
+            assert hdus[0].data.dtype == np.dtype(">f4")
+            assert hdus[0].header["IMAGETYP"] == "LIGHT"
+            assert hdus[0].header["EGAIN"] == frame["gain"]
+            given = WCS(hdus[0].header).wcs_pix2world([[10.0, 20.0]], 0)
+        expected = WCS(fits.Header.fromstring(frame["wcs"], sep="\n")).wcs_pix2world([[10.0, 20.0]], 0)
+        np.testing.assert_allclose(given, expected, atol=1e-9)
+
+
+def test_bytes_repeat(tmp_path: Path) -> None:
+    session = session_from_options(**OPTIONS)  # type: ignore[arg-type]
+    one = simulate_session(tmp_path / "a", session, workers=1)
+    two = simulate_session(tmp_path / "b", session, workers=3)
+    assert [p.name for p in one] == [p.name for p in two]
+    for a, b in zip([*one, tmp_path / "a/truth.json"], [*two, tmp_path / "b/truth.json"], strict=True):
+        assert a.read_bytes() == b.read_bytes()
+
+
+def test_raw_sessions_have_folders(tmp_path: Path) -> None:
+    session = demo_session(
+        panels=(1, 1), frames=1, bands=("R",), nights=1, calibration_frames=2, camera=Camera(height=48, width=64)
+    )
+    simulate_session(tmp_path, session)
+    found = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.fits"))
+    assert found == [
+        "bias/bias_n0_000.fits",
+        "bias/bias_n0_001.fits",
+        "dark/dark_n0_000.fits",
+        "dark/dark_n0_001.fits",
+        "flat/flat_R_n0_000.fits",
+        "flat/flat_R_n0_001.fits",
+        "light_r0c0_R_n0_000.fits",
+    ]
+    with fits.open(tmp_path / "bias/bias_n0_000.fits") as hdus:
+        assert hdus[0].header["BITPIX"] == 16
+        assert np.array_equal(hdus[0].data, session.render(1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"panels": "3"}, "ROWSxCOLUMNS"), ({"size": 16}, "too small"), ({"bands": ["Q"]}, "no band 'Q'")],
+)
+def test_wrong_options_are_one_line(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        simulate_from_options(tmp_path, **(OPTIONS | change))  # type: ignore[arg-type]
