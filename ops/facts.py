@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import PurePath
 from typing import NamedTuple
 
-from skyloom.ops.fits import Header
+from skyloom.ops.fits_header import Header
 
 KINDS = ("light", "dark", "flat", "flatdark", "bias", "unknown")
 

@@ -14,7 +14,7 @@ from astropy.time import Time
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
-from skyloom.ops.fits import Card, Header
+from skyloom.ops.fits_header import Card, Header
 from skyloom.ops.grid import parse_wcs, wcs_header
 
 SCALE_ARCSEC = (0.01, 600.0)

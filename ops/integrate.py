@@ -224,8 +224,8 @@ def _strip_rows(grid: Grid, index: tuple[int, ...], pieces: list[_Piece], task_m
         if peak <= task_memory:
             return height, peak
     raise CapacityError(
-        f"integrate: tile {index[0]}, {index[1]} has {depth} frames and needs {peak / 2**20:.0f} MiB even in "
-        f"strips of {height} rows, task_memory is {task_memory / 2**20:.0f} MiB: raise task_memory or make "
+        f"tile {index[0]}, {index[1]} has {depth} frames and needs {peak / 2**20:.0f} MiB even in strips of "
+        f"{height} rows, a task may take {task_memory / 2**20:.0f} MiB; raise the memory limit (--memory) or make "
         f"tile = {grid.tile} smaller"
     )
 

@@ -27,8 +27,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 DENSE_LIMIT = 720
-"""Unknowns up to which the normal matrix is factored; beyond, conjugate gradients are faster: with the coarse space
-they need ten to twenty steps."""
+"""Unknowns up to which the normal matrix is factored; beyond, conjugate gradients are faster: with the coarse
+space they need ten to twenty steps."""
 TOLERANCE = 1e-10
 """Relative residual at which conjugate gradients stop: at 1e-5 seams are gone but long waves are still wrong."""
 _CHUNK = 256
@@ -263,15 +263,8 @@ class System:
         inverse = np.linalg.inv(blocks)
         if coarse is None:
             return lambda r: np.einsum("fkm,fm->fk", inverse, r)
-        panels = int(coarse.panel.max()) + 1
-        seen = np.einsum("ik,ikm->im", o.basis, coarse.transform[o.frame])
-        matrix = normal_matrix(coarse.panel[o.frame], o.point, seen, self.weight, panels, self.inverse_depth)
-        held = np.zeros((panels, terms, terms))
-        np.add.at(held, coarse.panel, np.einsum("fkm,fk,fkn->fmn", coarse.transform, self.prior, coarse.transform))
-        diagonal = np.arange(panels)
-        matrix.reshape(panels, terms, panels, terms)[diagonal, :, diagonal, :] += held
-        # A panel without samples has a vanishing block.
-        matrix[np.diag_indices_from(matrix)] *= 1 + 1e-12
+        matrix = self.coarse_matrix(coarse)
+        panels = len(matrix) // terms
         factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
 
         def both(r: Floats) -> Floats:
@@ -282,6 +275,24 @@ class System:
             return np.asarray(fast + np.einsum("fkm,fm->fk", coarse.transform, slow[coarse.panel]))
 
         return both
+
+    def coarse_matrix(self, coarse: Coarse) -> Floats:
+        """ZᵀAZ, shape (panels·K, panels·K), Z = the columns of the coarse space."""
+        o = self.observations
+        terms = o.basis.shape[1]
+        panels = int(coarse.panel.max()) + 1
+        seen = np.empty_like(o.basis)
+        edges = np.searchsorted(o.frame, np.arange(o.frames + 1))
+        for transform, start, stop in zip(coarse.transform, edges[:-1], edges[1:], strict=True):
+            seen[start:stop] = o.basis[start:stop] @ transform
+        matrix = normal_matrix(coarse.panel[o.frame], o.point, seen, self.weight, panels, self.inverse_depth)
+        held = np.zeros((panels, terms, terms))
+        np.add.at(held, coarse.panel, np.einsum("fkm,fk,fkn->fmn", coarse.transform, self.prior, coarse.transform))
+        diagonal = np.arange(panels)
+        matrix.reshape(panels, terms, panels, terms)[diagonal, :, diagonal, :] += held
+        # A panel without samples has a vanishing block.
+        matrix[np.diag_indices_from(matrix)] *= 1 + 1e-12
+        return matrix
 
 
 def conjugate_gradients(

@@ -205,6 +205,7 @@ def solve(
             log_error[seen],
             frames=len(members),
             expected=expected,
+            placement=_placement([sampled[i] for i in members]),
         )
         # Only departures from what exposures explain are suspicious.
         away = np.log(scales.scale) - (expected - expected.mean() if len(members) else expected)
@@ -244,6 +245,10 @@ def solve(
             if mapping is None:
                 continue
             values = background.evaluate(solved.coefficients[i], u, v) / (mapping.area * scale[i])
+            if not np.isfinite(values).all():
+                out["use"][frame] = False
+                out["reason"][frame] = "its background came out undefined: its WCS does not reach all of the frame"
+                continue
             out["scale"][frame] = scale[i]
             out["offset"][frame] = surface.fit(values)
     return out
@@ -257,7 +262,6 @@ def _surfaces(sampled: list[Sampled], scale: Floats, *, order: int, clip: float)
     def column(name: str, kind: Any) -> NDArray[Any]:
         return np.concatenate([np.empty(0, kind), *(getattr(s.samples, name) for s in sampled)])
 
-    placement = np.array([s.mapping.placement for s in sampled if s.mapping is not None]).reshape(-1, 2, 3)
     return background.solve_surfaces(
         frame,
         column("point", np.int64),
@@ -267,9 +271,13 @@ def _surfaces(sampled: list[Sampled], scale: Floats, *, order: int, clip: float)
         column("v", np.float32),
         frames=len(sampled),
         order=order,
-        placement=placement,
+        placement=_placement(sampled),
         clip=clip,
     )
+
+
+def _placement(sampled: list[Sampled]) -> Floats:
+    return np.array([s.mapping.placement for s in sampled if s.mapping is not None]).reshape(-1, 2, 3)
 
 
 def _by_size(label: Ints) -> Ints:
@@ -395,7 +403,7 @@ def normalize_cost(
     cells = 4.0 * float(np.prod([measurement.sizes[d] for d in ("cell_y", "cell_x", "cell_quantity")]))
     grid = Grid.from_attrs(registration.attrs)
     lattice = grid.shape[0] * grid.shape[1] / cell**2
-    memory = SAMPLE_BYTES * samples + 16.0 * max(unknowns, min(largest, 6000)) ** 2 + 3 * stars
+    memory = SAMPLE_BYTES * samples + 16.0 * unknowns**2 + 3 * stars
     return Cost(
         work=np.array(n * 1e-2),
         read=np.array(n * cells + stars),
@@ -441,8 +449,8 @@ def normalize(
     xarray.Dataset
         Lazy, one task for the solve and one a frame for its samples. (frame, node_y, node_x): `scale` a,
         `offset` b (frame units) as coefficients of `surface`; (frame): `noise`, `use`, `reason`, `island`
-        (-1: not used), `mean_scale`, `scale_error`, `stars`, `residual_before`, `residual_after` (robust rms distance of
-        superpixels to the mean of the other frames, canvas units), `rejected` (part of the samples),
+        (-1: not used), `mean_scale`, `scale_error`, `stars`, `residual_before`, `residual_after` (robust rms
+        distance of superpixels to the mean of the other frames, canvas units), `rejected` (part of the samples),
         `inflation` (≫ 1: the frame disagrees with all others: clouds, reflections); (band, term_order):
         `prior_sigma`, measured spread of the surfaces' coefficients (canvas units); (band): `noise_scale`.
 

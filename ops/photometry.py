@@ -9,15 +9,15 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from skyloom.ops import joint
-from skyloom.ops.joint import Floats, Ints, Observations, System
+from skyloom.ops.background import coarse_space
+from skyloom.ops.joint import Coarse, Floats, Ints, Observations, System
 
 LEAST_STARS = 3
 """Matched stars below which a frame's scale is not taken from them."""
 FIRST_SPREAD, LEAST_SPREAD = 1.0, 0.001
 """Of ln a around its expectation: before it is measured, and at least."""
-DENSE_LIMIT = 6000
-EXACT_LIMIT = 1000
-"""Frames up to which posterior variances are exact while the spread is measured."""
+DENSE_LIMIT = 600
+"""Frames up to which the matrix is factored and errors are exact."""
 LEAST_SQUARES, HUBER, TUKEY = 1, 4, 8
 HUBER_LIMIT, TUKEY_LIMIT = 1.5, 4.5
 
@@ -49,6 +49,7 @@ def solve_scales(
     frames: int,
     expected: Floats | None = None,
     floor: float = 0.01,
+    placement: Floats | None = None,
 ) -> Scales:
     """Solve the scales of all frames of a band.
 
@@ -64,6 +65,9 @@ def solve_scales(
         (frames,) what ln a would be without clouds, up to a constant, e.g. −ln(exposure); 0 by default.
     floor
         Error no star is believed to beat (flat field, aperture, variability), added in quadrature.
+    placement
+        (frames, 2, 3): canvas x, y of a frame's (u, v, 1), as for `background.solve_surfaces`: where many frames
+        share panels it speeds up large solves and makes their errors better.
 
     Returns
     -------
@@ -95,17 +99,25 @@ def solve_scales(
     stated = 1.0 / (log_error[index] ** 2 + floor**2)
     group = joint.islands(seen.frame, seen.point, frames, points)
     present = stars > 0
-    delta, system, scatter, spread = _reweighted(seen, value, stated, group, present)
+    coarse = None
+    if placement is not None and frames > DENSE_LIMIT:
+        coarse = coarse_space(placement, 0, most=DENSE_LIMIT)
+    delta, system, scatter, spread = _reweighted(seen, value, stated, group, present, coarse)
     groups = int(group.max()) + 1 if frames else 0
     count = np.maximum(np.bincount(group[present], minlength=groups), 1)
     mean = np.bincount(group[present], weights=delta[present], minlength=groups) / count
     delta = np.where(present, delta - mean[group], 0.0)
-    error = np.where(present, _errors(system, group, present), np.nan)
+    error = np.where(present, _errors(system, group, present, coarse), np.nan)
     return Scales(np.exp(expected + delta), error, stars, group, scatter, spread)
 
 
 def _reweighted(
-    seen: Observations, value: Floats, stated: Floats, group: Ints, present: NDArray[np.bool_]
+    seen: Observations,
+    value: Floats,
+    stated: Floats,
+    group: Ints,
+    present: NDArray[np.bool_],
+    coarse: Coarse | None,
 ) -> tuple[Floats, System, float, float]:
     x, weight, scatter, spread = np.zeros((seen.frames, 1)), stated, 1.0, FIRST_SPREAD
     groups = len(np.unique(group[present]))
@@ -118,7 +130,7 @@ def _reweighted(
             factor = system.factor()
             x = scipy.linalg.cho_solve(factor, right.ravel(), check_finite=False)[:, None]
         else:
-            x, _ = joint.conjugate_gradients(system.apply, right, x, system.preconditioner())
+            x, _ = joint.conjugate_gradients(system.apply, right, x, system.preconditioner(coarse))
         if turn == TUKEY - 1 or not len(value):
             break
         alone = np.maximum(1.0 - system.leverage(), 1e-3)
@@ -137,20 +149,31 @@ def _reweighted(
         else:
             robust = np.maximum(1.0 - (z / TUKEY_LIMIT) ** 2, 0.0) ** 2
         if turn > 0:
-            spread = _spread(x[present, 0], _posterior(system)[present], spread)
+            spread = _spread(x[present, 0], _posterior(system, coarse)[present], spread)
         weight = stated * robust / scatter**2
     # m = M − ln a: the fitted offset of a frame is −(ln a − expected).
     return -x[:, 0], system, scatter, spread
 
 
-def _posterior(system: System) -> Floats:
-    """Variance of each frame's offset; beyond `EXACT_LIMIT` as if all others were known."""
+def _posterior(system: System, coarse: Coarse | None) -> Floats:
+    """Variance of each frame's offset; beyond `DENSE_LIMIT` that within its panel plus that of the panel."""
     frames = system.observations.frames
-    if frames <= EXACT_LIMIT:
-        return np.asarray(np.diag(scipy.linalg.cho_solve(system.factor(), np.eye(frames), check_finite=False)))
+    if frames <= DENSE_LIMIT:
+        return np.asarray(np.diag(_inverse(system.factor(), frames)))
     own = system.weight * (1.0 - system.leverage())
-    held = np.bincount(system.observations.frame, weights=own, minlength=frames)
-    return np.asarray(1.0 / (held + system.prior[:, 0]))
+    held = np.bincount(system.observations.frame, weights=own, minlength=frames) + system.prior[:, 0]
+    return np.asarray(1.0 / held) + (0.0 if coarse is None else np.diag(_of_panels(system, coarse))[coarse.panel])
+
+
+def _of_panels(system: System, coarse: Coarse) -> Floats:
+    """Covariance of the panels' common offsets; 0 for panels of one frame, which are that frame."""
+    inverse = np.linalg.inv(system.coarse_matrix(coarse))
+    shared = np.bincount(coarse.panel, minlength=len(inverse)) > 1
+    return np.asarray(inverse * (shared[:, None] & shared))
+
+
+def _inverse(factor: tuple[Floats, bool], size: int) -> Floats:
+    return np.asarray(scipy.linalg.cho_solve(factor, np.eye(size), check_finite=False))
 
 
 def _spread(x: Floats, variance: Floats, spread: float) -> float:
@@ -162,19 +185,21 @@ def _spread(x: Floats, variance: Floats, spread: float) -> float:
     return max(float(np.sqrt(np.mean(square + variance))), LEAST_SPREAD)
 
 
-def _errors(system: System, group: Ints, present: NDArray[np.bool_]) -> Floats:
+def _errors(system: System, group: Ints, present: NDArray[np.bool_], coarse: Coarse | None) -> Floats:
     """Standard errors relative to the mean of the group (the common constant is a convention)."""
     frames = system.observations.frames
-    own = system.weight * (1.0 - system.leverage())
-    if frames > DENSE_LIMIT:
-        return (
-            np.asarray(np.bincount(system.observations.frame, weights=own, minlength=frames) + system.prior[:, 0])
-            ** -0.5
-        )
-    inverse = scipy.linalg.cho_solve(system.factor(), np.eye(frames), check_finite=False)
     out = np.zeros(frames)
+    if frames <= DENSE_LIMIT:
+        inverse, member = _inverse(system.factor(), frames), np.arange(frames)
+    elif coarse is not None:
+        out += _posterior(system, None)
+        inverse, member = _of_panels(system, coarse), coarse.panel
+    else:
+        return np.sqrt(_posterior(system, None))
     for label in np.unique(group[present]):
         here = np.flatnonzero(present & (group == label))
-        block = inverse[np.ix_(here, here)]
-        out[here] = np.diag(block) - 2.0 * block.mean(axis=1) + block.mean()
+        weight = np.bincount(member[here], minlength=len(inverse)) / len(here)
+        to_mean = inverse @ weight
+        own = np.diag(inverse) - 2.0 * to_mean + weight @ to_mean
+        out[here] += own[member[here]]
     return np.sqrt(np.maximum(out, 0.0))

@@ -368,7 +368,7 @@ class SkyModel:
     @cached_property
     def _spacings(self) -> NDArray[np.float64]:
         count = max(1, 1 + math.floor(math.log2(self.coarsest * 3600.0 / self.finest) + 1e-9))
-        return self.coarsest / 2.0 ** np.arange(count)
+        return np.array([self.coarsest / 2.0**octave for octave in range(count)])
 
     @cached_property
     def _lobes(self) -> NDArray[np.float64]:

@@ -266,7 +266,8 @@ def star_extents(
         Canvas pixels. The radius is where a Moffat profile (β = 3) falls to a fifth of the pixel noise.
     """
     found = place_stars(session, stars, grid, shift=shift, use=use, flags=7)
-    peak = stars[found.frame, found.row, 7] / noise[found.frame]
+    known = np.where(noise > 0, noise, np.nan)
+    peak = stars[found.frame, found.row, 7] / known[found.frame]
     width = np.where(np.isfinite(fwhm), fwhm, np.nanmedian(fwhm) if np.isfinite(fwhm).any() else 3.0)
     radius = 0.98 * width[found.frame] * np.sqrt(np.maximum(np.cbrt(5.0 * np.maximum(peak, 0.0)) - 1.0, 0.5))
     radius = np.nan_to_num(radius / np.sqrt(area), nan=0.0)
@@ -442,10 +443,12 @@ def sample_frame(
     v = grouped(np.where(fine, fy[take], 0.0)) / number / (height - 1)
     sy, sx = np.nonzero(whole)
     level = float(np.median(total[sy, sx])) if len(sy) else 0.0
+    # Frames without noise (simulated, masters) must still have a finite weight.
+    rounding = (1e-7 * level) ** 2 + np.finfo(np.float64).tiny
     return Samples(
         lattice.ids(sy + sy0, sx + sx0),
         total[sy, sx],
-        variance[sy, sx] + (MULTIPLICATIVE * (total[sy, sx] - level)) ** 2,
+        variance[sy, sx] + (MULTIPLICATIVE * (total[sy, sx] - level)) ** 2 + rounding,
         u[sy, sx].astype(np.float32),
         v[sy, sx].astype(np.float32),
     )

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
-from skyloom.workflows.progress import Reporter
+from skyloom.ops.camera import Camera
+from skyloom.ops.simulate import SimulatedSession, demo_session
+from skyloom.workflows.machine import format_seconds
+from skyloom.workflows.progress import Advance, Reporter
 from skyloom.workflows.runner import RunReport, run_workflow
-from skyloom.workflows.simulate import simulate_from_options
+from skyloom.workflows.simulate import TRUTH, simulate_session
+from skyloom.workflows.store import disk_errors
+
+
+def session(*, seed: int) -> SimulatedSession:
+    """2 × 3 panels of 4 calibrated frames in R, G and B: gradients, changing transparency and seeing, trails."""
+    return demo_session(
+        seed=seed,
+        panels=(2, 3),
+        bands=("R", "G", "B"),
+        raw=False,
+        flip=False,
+        linear=0.12,
+        quadratic=0.03,
+        camera=Camera(height=560, width=640),
+    )
 
 
 def run_demo(folder: Path, *, seed: int, reporter: Reporter) -> tuple[RunReport, Path]:
-    """Simulate 2 × 3 panels in R, G and B and make one mosaic of them.
+    """Simulate a small mosaic session and run all of it.
 
     Parameters
     ----------
@@ -29,20 +48,23 @@ def run_demo(folder: Path, *, seed: int, reporter: Reporter) -> tuple[RunReport,
         The colour picture.
     """
     frames = folder / "frames"
-    if not (frames / "truth.json").exists():
-        reporter.message(
-            f"simulating 54 frames of 6 panels in R, G and B with gradients, clouds and trails: {frames}"
-        )
-        simulate_from_options(
-            frames,
-            panels="2x3",
-            frames=3,
-            size=640,
-            overlap=0.15,
-            bands=["R", "G", "B"],
-            nights=2,
-            seed=seed,
-            raw=False,
-        )
-    report = run_workflow("mosaic", [frames], project=folder / "project", reporter=reporter)
+    if not (frames / TRUTH).exists():
+        _simulate(frames, session(seed=seed), reporter)
+    report = run_workflow("mosaic", frames, project=folder / "project", reporter=reporter)
     return report, folder / "project" / "outputs" / "mosaic.png"
+
+
+def _simulate(frames: Path, session: SimulatedSession, reporter: Reporter) -> None:
+    begin = time.monotonic()
+    total = len(session.descriptors())
+    reporter.node_begins("simulate", units=total, done=0)
+
+    def progress(done: int, total: int) -> None:
+        pixels = session.camera.height * session.camera.width / 1e6
+        seconds = time.monotonic() - begin
+        reporter.unit_done(Advance("simulate", done, total, done * pixels, total * pixels, seconds))
+
+    with disk_errors(f"writing frames to {frames}"):
+        simulate_session(frames, session, progress=progress)
+    seconds = time.monotonic() - begin
+    reporter.node_ends("simulate", seconds=seconds, note=f"{total} frames in {format_seconds(seconds)}")

@@ -273,8 +273,14 @@ def plan_node(
     room = max(limit - BASE_BYTES, 0.0)
     for count in sorted({workers, max(1, workers // 2), 1}, reverse=True):
         execution = {TASK_MEMORY: room / count} if TASK_MEMORY in node.op.parameters else {}
-        step = evaluate_node(node, steps, files, store=store, execution=execution)
-        planned = _cost_of(step, steps, store=store, execution=execution)
+        try:
+            step = evaluate_node(node, steps, files, store=store, execution=execution)
+            planned = _cost_of(step, steps, store=store, execution=execution)
+        except CapacityError:
+            # Fewer tasks at a time get more memory each.
+            if count == 1:
+                raise
+            continue
         plan = planned.plan
         fits = int(room // plan.unit_memory) if plan.unit_memory > 0 else workers
         used = max(1, min(workers, fits, max(1, plan.units)))

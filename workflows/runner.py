@@ -509,10 +509,10 @@ def run_workflow(
         count = 1
     plan = make_plan(workflow, paths, project=project, memory=memory, workers=count)
     plan.check()
-    store.create()
-    with _lock(store.project), open_scheduler(scheduler, workers=count) as opened:
+    with open_scheduler(scheduler, workers=count) as opened:
+        store.create()
         run = Run(plan, store, paths, opened, reporter)
-        with _interruptible(run.stop, reporter):
+        with _lock(store.project), _interruptible(run.stop, reporter):
             try:
                 return run.run()
             finally:

@@ -75,7 +75,8 @@ def draw(
     amplitude = rng.normal(0, 30, 8)
     length, angle = np.geomspace(150, 5000, 8), rng.uniform(0, np.pi, 8)
     parts: list[list[Floats]] = [[], [], [], [], []]
-    placement, truth = [], []
+    placement: list[Floats] = []
+    truth: list[Floats] = []
     for j in range(ny):
         for i in range(nx):
             for k in range(visits):
@@ -158,7 +159,7 @@ def naive(system: System, value: Floats) -> Floats:
         design[i, unknowns + o.point[i]] = root
     design[len(value) :, :unknowns] = np.diag(np.sqrt(system.prior.ravel()))
     right = np.concatenate([np.sqrt(system.weight) * value, np.zeros(unknowns)])
-    return np.linalg.lstsq(design, right, rcond=None)[0][:unknowns].reshape(o.frames, terms)
+    return np.asarray(np.linalg.lstsq(design, right, rcond=None)[0][:unknowns].reshape(o.frames, terms))
 
 
 def test_compress_keeps_shared_points_only() -> None:
@@ -238,7 +239,8 @@ def test_a_prior_of_next_to_nothing_would_be_worse(mosaic: Drawn) -> None:
     basis = legendre(2 * mosaic.u[index] - 1, 2 * mosaic.v[index] - 1, 2)
     seen = Observations(mosaic.frame[index].astype(np.int32), point, basis, len(mosaic.truth), points)
     system = System(seen, np.full(len(index), mosaic.noise**-2), np.full((seen.frames, 6), 1e-10))
-    x = np.linalg.solve(system.dense(), system.project(mosaic.value[index] - 1000).ravel()).reshape(-1, 6)
+    right = system.project(mosaic.value[index] - 1000).ravel()
+    x = np.asarray(np.linalg.solve(system.dense(), right).reshape(-1, 6), dtype=np.float64)
     solved = mosaic.solve(order=2)
     weak = Surfaces(x, *(getattr(solved, n) for n in list(Surfaces.__dataclass_fields__)[1:]))
     assert mosaic.errors(weak, 2)[1][0] > 1.5 * mosaic.errors(solved, 2)[1][0]
@@ -353,7 +355,9 @@ def test_nothing_in_common(frames: int) -> None:
 def test_two_equal_frames_are_left_alone() -> None:
     drawn = draw(1, 1, 1, turn=False)
     frame = np.repeat([0, 1], len(drawn.frame))
-    twice = [np.tile(a, 2) for a in (drawn.point, drawn.value, drawn.u, drawn.v)]
-    solved = solve_surfaces(frame, twice[0], twice[1], np.full(len(frame), 0.1), twice[2], twice[3], frames=2)
+    point, value, u, v = (
+        np.tile(drawn.point, 2), np.tile(drawn.value, 2), np.tile(drawn.u, 2), np.tile(drawn.v, 2)
+    )  # fmt: skip
+    solved = solve_surfaces(frame, point, value, np.full(len(frame), 0.1), u, v, frames=2)
     assert np.allclose(solved.coefficients, 0, atol=1e-9)
     assert np.all(np.isfinite(solved.coefficients))

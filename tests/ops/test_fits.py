@@ -163,6 +163,7 @@ def test_any_window_is_cut_from_the_whole(tmp_path: Path, data: st.DataObject, c
     x = sorted(data.draw(st.tuples(*[st.integers(0, SHAPE[1])] * 2)))
     source = examine(path).source
     window = source.read(slice(*y), slice(*x))
+    np.testing.assert_array_equal(source.read(slice(y[0], None), slice(None, x[1])), pixels[y[0] :, : x[1]])
     np.testing.assert_array_equal(window, pixels[slice(*y), slice(*x)].astype(np.float32))
     assert window.flags.c_contiguous
     window[:] = -1
@@ -432,12 +433,41 @@ def test_a_changed_file_is_not_read(tmp_path: Path) -> None:
 def test_an_error_of_the_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = examine(plain_file(tmp_path / "a.fits", stored(">i2"))).source
 
-    def fail(*_: object, **__: object) -> None:
+    def fail(*_: object) -> int:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(np, "memmap", fail)
+    monkeypatch.setattr(os, "preadv", fail)
     with pytest.raises(DataError, match=r"a\.fits: cannot be read: .*Input/output error"):
         source.read(slice(0, 1), slice(0, 1))
+
+
+def test_reads_that_come_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = stored(">i2")
+    source = examine(plain_file(tmp_path / "a.fits", data)).source
+    whole = os.preadv
+
+    def partly(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        return whole(descriptor, [buffers[0][:7]], offset)
+
+    monkeypatch.setattr(os, "preadv", partly)
+    np.testing.assert_array_equal(source.read(slice(2, 9), slice(3, 30)), data[2:9, 3:30])
+
+
+def test_a_file_cut_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = plain_file(tmp_path / "a.fits", stored(">i2"))
+    source = examine(path).source
+    monkeypatch.setattr(type(source), "_check_unchanged", lambda self: os.truncate(path, source.offset + 100))
+    with pytest.raises(DataError, match=rf"truncated while it was read \(at byte {source.offset + 100}\)"):
+        source.read(slice(0, 9), slice(0, SHAPE[1]))
+
+
+def test_windows_of_many_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = stored(">i2", (2000, 9))
+    source = examine(plain_file(tmp_path / "a.fits", data)).source
+    for span in (2**26, 100):
+        monkeypatch.setattr("skyloom.ops.fits_pixels.IO_BYTES", span)
+        np.testing.assert_array_equal(source.read(slice(1, 1999), slice(2, 7)), data[1:1999, 2:7])
+        np.testing.assert_array_equal(source.read(slice(0, 2000), slice(0, 9)), data)
 
 
 def test_no_file_stays_open(tmp_path: Path) -> None:
@@ -546,6 +576,17 @@ def test_the_first_of_a_keyword_counts() -> None:
     )
     assert header.value("A") == 1
     assert "B" not in header
+
+
+def test_a_lower_case_keyword_can_be_continued() -> None:
+    header = Header(card("HIERARCH some key = 'abc&'") + card("CONTINUE  'def' / more"))
+    assert header["SOME KEY"] == ("abcdef", "more")
+
+
+def test_a_primary_header_that_calls_itself_compressed_is_taken_as_it_is(tmp_path: Path) -> None:
+    data = stored(">i2")
+    file = examine(plain_file(tmp_path / "a.fits", data, "ZIMAGE  = T", "ZNAXIS  = 0"))
+    np.testing.assert_array_equal(full(file), data)
 
 
 # --- hostile input ---

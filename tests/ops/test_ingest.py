@@ -264,7 +264,7 @@ def test_a_compressed_frame_is_one_chunk_and_decoded_once(tmp_path: Path, monkey
         return original(key, run)
 
     frames.forget_decoded()
-    monkeypatch.setattr("skyloom.ops.fits.decoded", counted)
+    monkeypatch.setattr("skyloom.ops.fits_pixels.decoded", counted)
     for y in range(0, 300, 50):
         source.read(slice(y, y + 50), slice(0, 200))
     assert len(calls) == 1

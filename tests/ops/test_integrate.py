@@ -374,7 +374,7 @@ def test_errors_name_the_frame_and_the_remedy(sky: Sky) -> None:
     dithered(sky, 3)
     with pytest.raises(ConfigError, match="multiple of 32"):
         sky.integrate(tile=100)
-    with pytest.raises(CapacityError, match="raise task_memory"):
+    with pytest.raises(CapacityError, match="raise the memory limit"):
         sky.integrate(task_memory=1e6)
     sky.shifts[1] = (90.0, 0.0)
     with pytest.raises(DataError, match=r"001\.fits is shifted by 90"):

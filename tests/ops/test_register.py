@@ -22,7 +22,7 @@ from skyloom.ops.errors import DataError
 from skyloom.ops.frames import register_source
 from skyloom.ops.grid import Grid, pixel_to_sky, sky_to_pixel, wcs_header
 from skyloom.ops.measure import measure
-from skyloom.ops.register import find_offset, register
+from skyloom.ops.register import register
 from skyloom.ops.registry import get_op
 
 SHAPE = (400, 500)
@@ -281,19 +281,6 @@ def test_no_positions_at_all() -> None:
     sky.add(50, 20, header="")
     with pytest.raises(DataError, match="usable WCS"):
         sky.register()
-
-
-def test_offset_voting() -> None:
-    rng = np.random.default_rng(3)
-    b = rng.uniform(0, 400, (200, 2))
-    a = np.concatenate([b[:80] - [11.3, -7.8] + rng.normal(0, 0.1, (80, 2)), rng.uniform(0, 400, (60, 2))])
-    found = find_offset(a, b, search=30, tolerance=2, min_matches=5)
-    assert found is not None
-    np.testing.assert_allclose(found[0], [11.3, -7.8], atol=0.1)
-    assert 80 <= found[1] <= 90
-    for seed in range(100, 120):
-        other = np.random.default_rng(seed).uniform(0, 400, (300, 2))
-        assert find_offset(other, b, search=30, tolerance=3, min_matches=5) is None
 
 
 class RealSource:

@@ -1,0 +1,38 @@
+"""Makes the README's picture: the demo's frames averaged as they are, and skyloom's mosaic of them.
+
+python docs/picture.py
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from skyloom.workflows.demo import run_demo
+from skyloom.workflows.graph import Workflow
+from skyloom.workflows.progress import Silent
+from skyloom.workflows.runner import run_workflow
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _, after = run_demo(folder, seed=1, reporter=Silent())
+        plain = Workflow.load("mosaic").with_parameters(
+            {"normalize.mode": "none", "integrate.rejection": "none", "export.formats": ["png"]}
+        )
+        run_workflow(plain, folder / "frames", project=folder / "plain")
+        before = folder / "plain" / "outputs" / "mosaic.png"
+        pictures = [Image.open(p) for p in (before, after)]
+        width = 640
+        small = [p.resize((width, round(p.height * width / p.width)), Image.Resampling.LANCZOS) for p in pictures]
+        gap = np.full((small[0].height, 8, 3), 255, dtype=np.uint8)
+        joined = np.hstack([np.asarray(small[0]), gap, np.asarray(small[1])])
+        Image.fromarray(joined).save(Path(__file__).with_name("mosaic.jpg"), quality=88)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""The command line as a person uses it: what it prints, the files it makes, its exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from astropy.io import fits
+from PIL import Image
+
+from skyloom.workflows.cli import main
+from skyloom.workflows.simulate import simulate_from_options
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("session")
+    simulate_from_options(
+        folder, panels="1x2", frames=3, size=256, overlap=0.25, bands=["L", "Ha"], nights=1, seed=2, raw=False
+    )
+    (folder / "broken.fits").write_bytes(b"SIMPLE  =                    T" + b" " * 100)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(session: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    assert main(["run", "mosaic", str(session), "-o", str(folder), "--quiet"]) == 0
+    return folder
+
+
+def test_run_makes_everything_and_says_so(session: Path, project: Path, capsys: Capture) -> None:
+    assert main(["run", "mosaic", str(session), "-o", str(project)]) == 0
+    out, err = capsys.readouterr()
+    assert "as before" in out
+    assert "integrate: as before" in err
+    assert "broken.fits" in out
+    for band in ("L", "Ha"):
+        for ending in ("fits", "tif", "png"):
+            assert (project / "outputs" / f"mosaic_{band}.{ending}").stat().st_size > 1000
+    effective = yaml.safe_load((project / "workflow.yaml").read_text())
+    assert effective["nodes"]["integrate"]["parameters"]["rejection"] == "winsorized"
+
+
+def test_inspect(session: Path, capsys: Capture) -> None:
+    assert main(["inspect", str(session)]) == 0
+    out = capsys.readouterr().out
+    assert "Frames (12)" in out
+    assert "Left out (1)" in out
+    assert main(["inspect", str(session), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert len(document["frames"]) == 12
+    assert {f["band"] for f in document["frames"]} == {"L", "Ha"}
+
+
+def test_plan_table_json_and_drawings(session: Path, tmp_path: Path, capsys: Capture) -> None:
+    command = ["plan", "mosaic", str(session), "--memory", "2GiB"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "integrate" in out
+    assert "12 frames" in out
+    assert "Canvas" in out
+    assert main([*command, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["frames"] == 12
+    assert plan["memory_limit"] == 2 * 2**30
+    assert sum(int(d) * n for d, n in plan["canvas"]["depth"].items()) >= 12
+    for name in ("g.svg", "g.mmd"):
+        assert main([*command, "--graph", str(tmp_path / name)]) == 0
+        assert "integrate" in (tmp_path / name).read_text()
+
+
+def test_status(project: Path, capsys: Capture) -> None:
+    assert main(["status", str(project)]) == 0
+    assert "complete" in capsys.readouterr().out
+    assert main(["status", str(project), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [n["node"] for n in document["nodes"]] == ["ingest", "measure", "register", "normalize", "integrate"]
+    assert all(n["complete"] for n in document["nodes"])
+    assert [Path(n).name for n, _ in document["left_out"]] == ["broken.fits"]
+
+
+def test_export_chooses_by_ending_band_and_variable(project: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert (
+        main(
+            ["export", str(project), "integrate", str(tmp_path / "c.fits"), "--band", "Ha", "--variable", "count"]
+        )
+        == 0
+    )
+    assert fits.getdata(tmp_path / "c.fits").max() == 6
+    assert (
+        main(["export", str(project), "integrate", str(tmp_path / "m.png"), "--band", "L", "--max-side", "100"])
+        == 0
+    )
+    assert max(Image.open(tmp_path / "m.png").size) <= 100
+    assert main(["export", str(project), "integrate", str(tmp_path / "m.png")]) == 2
+    assert "choose one with --band" in capsys.readouterr().err
+
+
+def test_lists(capsys: Capture) -> None:
+    assert main(["workflows"]) == 0
+    assert "ingest → measure → register → normalize → integrate → export" in capsys.readouterr().out
+    assert main(["workflows", "mosaic"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["nodes"]["normalize"]["op"] == "normalize"
+    assert main(["ops"]) == 0
+    out = capsys.readouterr().out
+    for text in ("integrate(session, registration, normalization)", "taper", "sigma", "px", "winsorized"):
+        assert text in out
+    assert "task_memory" not in out, "set by the plan, not by people"
+
+
+def test_every_parameter_is_explained() -> None:
+    from skyloom.ops.registry import all_ops
+
+    for op in all_ops().values():
+        assert op.summary.endswith("."), op.name
+        for parameter in op.parameters.values():
+            assert parameter.doc, f"{op.name}.{parameter.name}"
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["run", "mosiac", "S", "-o", "P"], "unknown preset 'mosiac'; did you mean 'mosaic'"),
+        (["run", "mosaic", "S"], "the following arguments are required: -o/--output"),
+        (["run", "mosaic", "S/nowhere", "-o", "P"], "there is no such file or folder"),
+        (["run", "mosaic", "S", "-o", "P", "--set", "integrate.lwo=3"], "no parameter 'lwo'; did you mean 'low'"),
+        (["run", "mosaic", "S", "-o", "P", "--set", "integrate.low"], "write node.parameter=value"),
+        (["run", "mosaic", "S", "-o", "P", "--set", "integrate.tile=1000"], "multiple of 32"),
+        (["run", "mosaic", "S", "-o", "P", "--until", "integrte"], "no node 'integrte'; did you mean 'integrate'"),
+        (["run", "mosaic", "S", "-o", "P", "--memory", "plenty"], "'plenty' is no size"),
+        (["run", "mosaic", "S", "-o", "P", "--memory", "301MiB"], "--memory"),
+        (["run", "mosaic", "S", "-o", "P", "--workers", "0"], "--workers 0: at least 1"),
+        (["run", "mosaic", "S", "-o", "P", "--scheduler", "slurm"], "use synchronous, threads or the address"),
+        (["plan", "mosaic", "S", "--graph", "P.jpg"], "should be .svg or .mmd"),
+        (["status", "P"], "is no project"),
+        (["export", "P", "integrate", "x.fits"], "is no project"),
+        (["simulate", "P", "--panels", "many"], "panels are ROWSxCOLUMNS"),
+        (["ops", "stack"], "unknown op 'stack'"),
+        (["frobnicate"], "invalid choice: 'frobnicate'"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(
+    session: Path, tmp_path: Path, capsys: Capture, command: list[str], says: str
+) -> None:
+    places = {"S": str(session), "P": str(tmp_path / "p")}
+    command = [places.get(c, c).replace("S/", f"{session}/").replace("P.", f"{tmp_path}/p.") for c in command]
+    assert main(command) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("skyloom: ")
+    assert err.count("\n") == 1
+    assert says in err
+    assert not (tmp_path / "p").exists(), "nothing is made for a mistake"
+
+
+def test_debug_shows_the_traceback(capsys: Capture) -> None:
+    with pytest.raises(Exception, match="unknown op"):
+        main(["ops", "stack", "--debug"])
+
+
+def test_installed_script_and_module_agree() -> None:
+    script = Path(sys.executable).parent / "skyloom"
+    outputs = {
+        subprocess.run([*c, "--version"], check=True, capture_output=True, text=True).stdout
+        for c in ([str(script)], [sys.executable, "-m", "skyloom.workflows"])
+    }
+    assert len(outputs) == 1
+    assert outputs.pop().startswith("skyloom ")
+
+
+def test_pixels_exported_are_the_store_s(project: Path) -> None:
+    from skyloom.workflows.store import Store
+
+    with fits.open(project / "outputs" / "mosaic_L.fits") as hdus:
+        stored = Store(project).open("integrate")["image"].sel(band="L").values
+        np.testing.assert_array_equal(hdus[0].data, stored)
