@@ -14,14 +14,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
+from numpy.polynomial.legendre import legvander
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from skyloom.ops import joint
 from skyloom.ops.joint import Coarse, Floats, Ints, Observations, System
 
-ORDERS = {0: np.array([0]), 1: np.array([0, 1, 1]), 2: np.array([0, 1, 1, 2, 2, 2])}
-"""Order of each Legendre term of a surface of total degree 0, 1, 2."""
+HIGHEST_ORDER = 4
+ORDERS = {n: np.repeat(np.arange(n + 1), np.arange(1, n + 2)) for n in range(HIGHEST_ORDER + 1)}
+"""Order of each Legendre term of a surface of total degree 0, 1, …"""
 PRIOR_FRAMES = 120
 """Frames from which the spread of the coefficients is measured; it is a property of the population."""
 LEAST_SQUARES, HUBER, TUKEY = 1, 4, 9
@@ -66,24 +68,21 @@ def legendre(s: Floats, t: Floats, order: int) -> Floats:
     s, t
         Positions, −1…1, of one shape.
     order
-        0, 1 or 2.
+        Total degree, 0…`HIGHEST_ORDER`.
 
     Returns
     -------
     ndarray
-        Shape `s.shape + (K,)`, K = 1, 3, 6: 1, s, t, P₂(s), s·t, P₂(t).
+        Shape `s.shape + (K,)`, K = 1, 3, 6, …: 1, s, t, P₂(s), s·t, P₂(t), P₃(s), P₂(s)·t, …
     """
-    terms = [np.ones_like(s)]
-    if order >= 1:
-        terms += [s, t]
-    if order >= 2:
-        terms += [1.5 * s**2 - 0.5, s * t, 1.5 * t**2 - 0.5]
+    along_s, along_t = legvander(s, order), legvander(t, order)
+    terms = [along_s[..., n - k] * along_t[..., k] for n in range(order + 1) for k in range(n + 1)]
     return np.stack(terms, axis=-1)
 
 
 def evaluate(coefficients: Floats, u: Floats, v: Floats) -> Floats:
     """Surface of one frame at normalized detector coordinates (0…1)."""
-    order = {1: 0, 3: 1, 6: 2}[coefficients.shape[-1]]
+    order = next(n for n, terms in ORDERS.items() if len(terms) == coefficients.shape[-1])
     return np.asarray(legendre(2.0 * u - 1.0, 2.0 * v - 1.0, order) @ coefficients)
 
 
@@ -134,7 +133,7 @@ def coarse_space(placement: Floats, order: int, *, most: int) -> Coarse:
     total = [np.bincount(label, weights=centre[:, k], minlength=groups) for k in (0, 1)]
     middle = np.stack(total, axis=-1) / members[:, None]
     half = 0.5 * float(np.median(np.sqrt(np.abs(np.linalg.det(placement[:, :, :2])))))
-    nodes = np.linspace(0.0, 1.0, 4)
+    nodes = np.linspace(0.0, 1.0, HIGHEST_ORDER + 2)
     u, v = (g.ravel() for g in np.meshgrid(nodes, nodes))
     own = np.linalg.pinv(legendre(2.0 * u - 1.0, 2.0 * v - 1.0, order))
     sky = placement @ np.stack([u, v, np.ones_like(u)])

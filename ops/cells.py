@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from skyloom.ops.robust import clipped_rms, median_mad
+from skyloom.ops.robust import clipped_rms, clipped_sums, median_mad
 
 CLIP = 4.0
 """Pixels of a cell further than this from its centre (in its own robust σ) do not enter the mean."""
@@ -74,11 +74,18 @@ def _cell_kernel(
             y1, x1 = min(y0 + cell, height), min(x0 + cell, width)
             total = 0
             for y in range(y0, y1):
+                gaps = False
                 for x in range(x0, x1):
-                    value = image[y, x]
-                    if not masked[y, x] and np.isfinite(value):
+                    gaps |= masked[y, x] | ~np.isfinite(image[y, x])
+                if gaps:
+                    for x in range(x0, x1):
+                        value = image[y, x]
                         buffer[total] = value
-                        total += 1
+                        total += np.isfinite(value) & (not masked[y, x])
+                else:
+                    for x in range(x0, x1):
+                        buffer[total + x - x0] = image[y, x]
+                    total += x1 - x0
             if total == 0:
                 out[cy, cx, 0] = np.nan
                 out[cy, cx, 1] = np.nan
@@ -95,14 +102,7 @@ def _cell_kernel(
             sigma = max(sigma, noise)
             mean, rms, used = centre, sigma, total
             for _ in range(2):
-                reach = clip * sigma
-                sum1, sum2, used = 0.0, 0.0, 0
-                for i in range(total):
-                    d = buffer[i] - centre
-                    if abs(d) <= reach:
-                        sum1 += d
-                        sum2 += d * d
-                        used += 1
+                sum1, sum2, used = clipped_sums(buffer, total, centre, clip * sigma)
                 if used == 0:
                     break
                 mean = centre + sum1 / used

@@ -186,32 +186,30 @@ def significance(
         Shape (rows, columns), float32.
     """
     height, width = image.shape
-    rows, columns = location.shape
+    rows = location.shape[0]
     out = np.empty((height, width), np.float32)
-    across_level = np.empty(columns, np.float32)
-    across_scale = np.empty(columns, np.float32)
+    level, scale, level_step, scale_step = np.empty((4, width), np.float32)
+    last = -1
     for y in range(height):
         v = min(max((y + 0.5) / mesh - 0.5, 0.0), rows - 1.0)
         j = min(int(v), max(rows - 2, 0))
-        t = v - j
-        below = min(j + 1, rows - 1)
-        for c in range(columns):
-            across_level[c] = (1 - t) * location[j, c] + t * location[below, c]
-            across_scale[c] = 1.0 / max((1 - t) * sigma[j, c] + t * sigma[below, c], 1e-30)
-        # Between two mesh centres both fields are straight lines: no division in the inner loop.
-        half = mesh // 2
-        for segment in range(columns + 1):
-            start = 0 if segment == 0 else (segment - 1) * mesh + half
-            stop = width if segment == columns else min(segment * mesh + half, width)
-            left, right = max(segment - 1, 0), min(segment, columns - 1)
-            level, scale = across_level[left], across_scale[left]
-            level_step = (across_level[right] - level) / mesh
-            scale_step = (across_scale[right] - scale) / mesh
-            for x in range(start, stop):
-                value = image[y, x]
-                k = np.float32(x - start)
-                s = (value - (level + k * level_step)) * (scale + k * scale_step)
-                out[y, x] = s if np.isfinite(s) else np.float32(0.0)
+        if j != last:
+            # Between two rows of centres all columns are straight lines: no interpolation in the inner loop.
+            below = min(j + 1, rows - 1)
+            for x in range(width):
+                u = min(max((x + 0.5) / mesh - 0.5, 0.0), location.shape[1] - 1.0)
+                left = int(u)
+                right = min(left + 1, location.shape[1] - 1)
+                u -= left
+                level[x] = (1 - u) * location[j, left] + u * location[j, right]
+                level_step[x] = (1 - u) * location[below, left] + u * location[below, right] - level[x]
+                scale[x] = 1.0 / max((1 - u) * sigma[j, left] + u * sigma[j, right], 1e-30)
+                scale_step[x] = 1.0 / max((1 - u) * sigma[below, left] + u * sigma[below, right], 1e-30) - scale[x]
+            last = j
+        t = np.float32(v - j)
+        for x in range(width):
+            s = (image[y, x] - (level[x] + t * level_step[x])) * (scale[x] + t * scale_step[x])
+            out[y, x] = s if np.isfinite(s) else np.float32(0.0)
     return out
 
 
@@ -288,7 +286,7 @@ def extract(detection: NDArray[np.float32], level: float) -> NDArray[Any]:
                 level,
                 minarea=5,
                 filter_kernel=KERNEL,
-                deblend_nthresh=16,
+                deblend_nthresh=16,  # 16 find no more neighbours of stars, and take twice the time
                 deblend_cont=contrast,
                 clean=False,
             )

@@ -15,7 +15,7 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from skyloom.ops.fits_header import Card, Header
-from skyloom.ops.grid import parse_wcs, wcs_header
+from skyloom.ops.grid import WCS_LOCK, parse_wcs, wcs_header
 
 SCALE_ARCSEC = (0.01, 600.0)
 """Pixel scales a telescope can have (arcsec)."""
@@ -57,7 +57,7 @@ def celestial_wcs(header: Header, shape: tuple[int, int]) -> tuple[str, list[str
         return "", []
     notes: list[str] = []
     try:
-        with warnings.catch_warnings():
+        with WCS_LOCK, warnings.catch_warnings():
             # Reports of repaired dates, units and old keywords; what is left is checked below.
             warnings.simplefilter("ignore")
             wcs, notes = _build(header, kinds)

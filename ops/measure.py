@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -35,6 +36,8 @@ SUMMARY_QUANTITIES = ("background", "noise", "fwhm", "ellipticity", "stars", "va
 OK, NO_PIXELS, UNREADABLE, FEW_STARS = 0, 1, 2, 3
 """Values of a frame's status."""
 
+# Errors of the system that say something of the file. None: raised by a decompressor.
+_LASTING = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM)
 _LARGEST_STAR = 0.2  # FWHM in meshes: a wider "star" is what the mesh left of a nebula
 
 Floats = NDArray[np.float64]
@@ -135,7 +138,7 @@ def _finite(value: float, otherwise: float) -> float:
 
 
 def measure_spec(spec: str, shape: tuple[int, int], **parameters: Any) -> FrameMeasurement:
-    """Read one frame and measure it; an unreadable one has status 2, the others go on.
+    """Read one frame and measure it; one that is broken or gone has status 2, so that the others go on.
 
     Parameters
     ----------
@@ -145,13 +148,20 @@ def measure_spec(spec: str, shape: tuple[int, int], **parameters: Any) -> FrameM
         Rows, columns the session promised.
     **parameters
         Of `measure_frame`.
+
+    Raises
+    ------
+    OSError
+        If the disk or the network failed: that may pass, whereas a status is kept for good.
     """
     try:
         image = open_source(spec).read(slice(0, shape[0]), slice(0, shape[1]))
         if image.shape != shape:
             raise DataError(f"the frame is {image.shape[0]} × {image.shape[1]}, not {shape[0]} × {shape[1]}")
         return measure_frame(image, **parameters)
-    except (DataError, OSError):
+    except DataError as problem:
+        if isinstance(fault := problem.__cause__, OSError) and fault.errno not in _LASTING:
+            raise OSError(fault.errno, str(problem)) from problem
         summary = np.full(len(SUMMARY_QUANTITIES), np.nan)
         summary[4:] = 0, 0, UNREADABLE
         cell = parameters["cell"]

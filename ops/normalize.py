@@ -384,7 +384,7 @@ def normalize_cost(
     registration: xr.Dataset,
     *,
     superpixel: float | None = None,
-    order: int = 2,
+    order: int = 4,
     mode: str = "joint",
     **_: Any,
 ) -> Cost:
@@ -419,7 +419,7 @@ def normalize(
     registration: xr.Dataset,
     *,
     mode: Literal["joint", "none"] = "joint",
-    order: Annotated[int, Param(low=0, high=2)] = 2,
+    order: Annotated[int, Param(low=0, high=background.HIGHEST_ORDER)] = 4,
     superpixel: Annotated[float | None, Param(unit="px", low=4, high=4096)] = None,
     clip: Annotated[float, Param(unit="σ", low=2, high=100)] = background.TUKEY_LIMIT,
 ) -> xr.Dataset:
@@ -437,7 +437,8 @@ def normalize(
         joint: scales from all matched stars, backgrounds from all overlaps, one solve each a band;
         none: frames as they are.
     order
-        Degree of the background surfaces in detector coordinates: 0 constants, 1 planes, 2 quadratics.
+        Degree of the background surfaces in detector coordinates: 0 constants, 1 planes, 2 quadratics, up to 4.
+        How large each degree is, is measured: one that is not there stays small.
     superpixel
         Side of the sky samples in frame pixels (a multiple of the measurement's cell); none takes a 32nd of a
         frame's shorter side.

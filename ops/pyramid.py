@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,7 +27,9 @@ def block_mean(pixels: NDArray[np.floating], factor: int) -> NDArray[np.float32]
     padded = np.full((-(-height // factor) * factor, -(-width // factor) * factor), np.nan, dtype=np.float32)
     padded[:height, :width] = pixels
     blocks = padded.reshape(padded.shape[0] // factor, factor, padded.shape[1] // factor, factor)
-    with warnings.catch_warnings():
-        # A block without data is no accident here: it stays NaN.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return np.asarray(np.nanmean(blocks, axis=(1, 3), dtype=np.float64), dtype=np.float32)
+    there = ~np.isnan(blocks)
+    count = there.sum(axis=(1, 3))
+    total = np.where(there, blocks, np.float32(0)).sum(axis=(1, 3), dtype=np.float64)
+    mean = np.full(count.shape, np.nan)
+    np.divide(total, count, out=mean, where=count > 0)
+    return mean.astype(np.float32)

