@@ -74,18 +74,10 @@ def _cell_kernel(
             y1, x1 = min(y0 + cell, height), min(x0 + cell, width)
             total = 0
             for y in range(y0, y1):
-                gaps = False
                 for x in range(x0, x1):
-                    gaps |= masked[y, x] | ~np.isfinite(image[y, x])
-                if gaps:
-                    for x in range(x0, x1):
-                        value = image[y, x]
-                        buffer[total] = value
-                        total += np.isfinite(value) & (not masked[y, x])
-                else:
-                    for x in range(x0, x1):
-                        buffer[total + x - x0] = image[y, x]
-                    total += x1 - x0
+                    value = image[y, x]
+                    buffer[total] = value
+                    total += np.isfinite(value) & (not masked[y, x])
             if total == 0:
                 out[cy, cx, 0] = np.nan
                 out[cy, cx, 1] = np.nan

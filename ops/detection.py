@@ -14,14 +14,15 @@ from scipy.interpolate import CubicSpline
 from skyloom.ops.errors import DataError
 from skyloom.ops.robust import clipped_rms, median_mad
 
-# sep keeps these in globals that are not thread-safe: once, before any thread runs.
-_PIXEL_STACK = 1_000_000
+# sep keeps these in globals that are not thread-safe: once, before any thread runs. The stack takes 36 bytes a pixel
+# of the objects that are not complete yet; beyond 32 MiB glibc maps it anew at every call, which doubles the time.
+_PIXEL_STACK = 400_000
 sep.set_extract_pixstack(_PIXEL_STACK)
 sep.set_sub_object_limit(4096)
 
 KERNEL = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]], np.float32) / np.float32(16)
 # White noise after the kernel, in units of the pixel noise.
-KERNEL_NOISE = float(np.sqrt((KERNEL**2).sum()))
+_KERNEL_NOISE = float(np.sqrt((KERNEL**2).sum()))
 
 
 @njit(nogil=True, cache=True, fastmath=False)
@@ -258,26 +259,8 @@ def smoothed_noise(image: NDArray[np.float32], kernel: NDArray[np.float32]) -> f
     return float(sigma)
 
 
-def extract(detection: NDArray[np.float32], level: float) -> NDArray[Any]:
-    """Sources of a frame in units of its noise; gives up detail, never the frame, where it is too crowded.
-
-    Parameters
-    ----------
-    detection
-        From `significance`.
-    level
-        Limit after smoothing with `KERNEL`, in the same units.
-
-    Returns
-    -------
-    ndarray
-        Structured, one row a source: the columns of `sep.extract`.
-
-    Raises
-    ------
-    DataError
-        If even at a hundred times the level too much of the frame is bright.
-    """
+def _extract(detection: NDArray[np.float32], level: float) -> tuple[NDArray[Any], float]:
+    """Sources above a level, and the level; gives up detail, never the frame, where it is too crowded."""
     contrast = 0.005
     for _ in range(12):
         try:
@@ -286,7 +269,7 @@ def extract(detection: NDArray[np.float32], level: float) -> NDArray[Any]:
                 level,
                 minarea=5,
                 filter_kernel=KERNEL,
-                deblend_nthresh=16,  # 16 find no more neighbours of stars, and take twice the time
+                deblend_nthresh=8,  # 16 find no more neighbours of stars, and take twice the time
                 deblend_cont=contrast,
                 clean=False,
             )
@@ -298,5 +281,49 @@ def extract(detection: NDArray[np.float32], level: float) -> NDArray[Any]:
             else:
                 raise DataError(f"star detection failed: {full}") from full
             continue
-        return np.asarray(found)
+        return np.asarray(found), level
     raise DataError(f"star detection failed: too much of the frame is above {level:.3g} σ")
+
+
+def detect(
+    image: NDArray[np.float32],
+    location: NDArray[np.float64],
+    sigma: NDArray[np.float64],
+    noise: float,
+    *,
+    mesh: int,
+    threshold: float,
+) -> tuple[NDArray[Any], float]:
+    """Find what stands out of the background.
+
+    Parameters
+    ----------
+    image
+        Shape (rows, columns), NaN = no data.
+    location, sigma, noise
+        From `background_mesh` with the same `mesh`.
+    mesh
+        Side of a mesh (pixels).
+    threshold
+        Limit in σ of the frame smoothed with `KERNEL`.
+
+    Returns
+    -------
+    found
+        Structured, one row a source: the columns of `sep.extract`.
+    level
+        The limit in σ of a pixel; higher than asked for where too much of the frame is bright.
+
+    Raises
+    ------
+    DataError
+        If even far above the threshold too much of the frame is bright.
+    """
+    step = max(mesh // 8, 2)
+    location, sigma = (
+        refine_mesh(v, (image.shape[0], image.shape[1]), mesh=mesh, step=step) for v in (location, sigma)
+    )
+    # A mesh without data has no σ of its own.
+    detection = significance(image, location, np.maximum(sigma, 0.5 * noise), step)
+    level = threshold * max(smoothed_noise(detection, KERNEL), _KERNEL_NOISE)
+    return _extract(detection, level)

@@ -15,15 +15,7 @@ from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from skyloom.ops.cells import cell_statistics, pixel_noise
-from skyloom.ops.detection import (
-    KERNEL,
-    KERNEL_NOISE,
-    background_mesh,
-    extract,
-    refine_mesh,
-    significance,
-    smoothed_noise,
-)
+from skyloom.ops.detection import background_mesh, detect
 from skyloom.ops.errors import DataError
 from skyloom.ops.frames import open_source
 from skyloom.ops.registry import Cost, Param, register
@@ -105,13 +97,7 @@ def measure_frame(
     summary[1] = noise
     summary[6] = FEW_STARS
     if noise > 0:
-        step = max(mesh // 8, 2)
-        location, sigma = (refine_mesh(v, image.shape, mesh=mesh, step=step) for v in (location, sigma))
-        # A mesh without data has no σ of its own.
-        detection = significance(image, location, np.maximum(sigma, 0.5 * noise), step)
-        level = threshold * max(smoothed_noise(detection, KERNEL), KERNEL_NOISE)
-        found = extract(detection, level)
-        del detection
+        found, level = detect(image, location, sigma, noise, mesh=mesh, threshold=threshold)
         stars, fwhm, ellipticity = tabulate_stars(
             image,
             found,
@@ -195,7 +181,7 @@ _FIXED_BYTES = 40e6
 def measure_cost(session: xr.Dataset, **parameters: Any) -> Cost:
     """Cost of `measure`: one unit a frame."""
     pixels = session["height"].values.astype(np.float64) * session["width"].values
-    return Cost(work=pixels / 1e6, read=4 * pixels, memory=BYTES_PER_PIXEL * pixels + _FIXED_BYTES, rate=30.0)
+    return Cost(work=pixels / 1e6, read=4 * pixels, memory=BYTES_PER_PIXEL * pixels + _FIXED_BYTES, rate=36.0)
 
 
 @register(version=1, unit=("frame",), cost=measure_cost)

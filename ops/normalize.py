@@ -30,6 +30,7 @@ from skyloom.ops.superpixels import (
     sample_frame,
     star_extents,
 )
+from skyloom.ops.threads import one_blas_thread
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -126,6 +127,7 @@ def _central_area(header: str, height: int, width: int, grid: Grid) -> float:
     return float(1.0 / canvas) if canvas > 0 else float("nan")
 
 
+@one_blas_thread
 def sample(
     cells: NDArray[np.float32], sky: Sky, index: int, header: str, shape: tuple[int, int], cell: int
 ) -> Sampled:
@@ -321,6 +323,7 @@ _DIMENSIONS: dict[str, tuple[str, ...]] = {
 }
 
 
+@one_blas_thread
 def _plan_task(
     table: _Table,
     stars: Floats,
@@ -338,6 +341,7 @@ def _plan_task(
     )
 
 
+@one_blas_thread
 def _solve_task(
     table: _Table,
     stars: Floats,

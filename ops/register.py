@@ -20,6 +20,7 @@ from skyloom.ops.registry import Cost, Param
 from skyloom.ops.registry import register as register_op
 from skyloom.ops.shifts import refine_shifts
 from skyloom.ops.stars import place_stars
+from skyloom.ops.threads import one_blas_thread
 
 STARS_PER_FRAME = 300
 """Brightest clean stars of a frame that take part."""
@@ -145,6 +146,7 @@ def solve_registration(
     return Registration(use, tuple(r[:200] for r in reason), shift, residual, count, islands(layout, use))
 
 
+@one_blas_thread
 def _task(
     stars: Floats, summary: Floats, table: dict[str, NDArray[Any]], canvas: Canvas, options: dict[str, Any]
 ) -> Any:

@@ -14,7 +14,7 @@ def select(values: NDArray[np.float32], count: int, k: int) -> float:
     while low < high:
         first, middle, last = values[low], values[(low + high) // 2], values[high]
         pivot = max(min(first, middle), min(max(first, middle), last))
-        # No branch depends on a pixel: noise cannot be predicted, and this takes a third of the time of Hoare's way.
+        # No branch depends on a value: noise cannot be predicted. A third of the time of Hoare's partition.
         store = low
         for i in range(low, high + 1):
             value = values[i]
@@ -47,9 +47,7 @@ def median_mad(values: NDArray[np.float32], count: int) -> tuple[float, float]:
 
 # The order of the sums is free, which lets them run in vector registers; NaN keeps its meaning.
 @njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
-def clipped_sums(
-    values: NDArray[np.float32], count: int, centre: float, reach: float
-) -> tuple[float, float, int]:
+def clipped_sums(values: NDArray[np.float32], count: int, centre: float, reach: float) -> tuple[float, float, int]:
     """Sum and sum of squares of the differences from `centre` of the values within `reach` of it; their number."""
     sum1, sum2, used = 0.0, 0.0, 0
     for i in range(count):

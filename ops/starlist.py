@@ -40,7 +40,7 @@ def tabulate_stars(
     image
         Shape (rows, columns), NaN = no data.
     found
-        From `extract`.
+        From `detect`.
     masked
         Shape of the image, written: True where stars and hot pixels are.
     noise

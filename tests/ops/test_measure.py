@@ -116,6 +116,19 @@ def test_faint_fluxes_scatter_by_their_errors() -> None:
     assert abs(pull.mean()) < 0.15
 
 
+def test_no_star_well_above_the_noise_is_missed() -> None:
+    shape = (900, 900)
+    found = 0.0
+    for seed in (1, 2, 3):
+        x, y = lattice(shape, seed, 30)
+        flux = np.full(x.size, 12 * NOISE * math.sqrt(math.pi * 36))
+        result = measure_frame(noisy(100 + paint(shape, x, y, flux, 3.0), 5 + seed))
+        row, true = paired(result, x, y)
+        assert len(result.stars) - len(row) <= 2
+        found += np.unique(true).size / x.size / 3
+    assert found > 0.98
+
+
 def test_gain_adds_photon_noise() -> None:
     shape = (300, 300)
     x, y = lattice(shape, 7)
