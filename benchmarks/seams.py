@@ -1,9 +1,10 @@
-"""Steps between overlapping frames before and after normalization, and star fluxes in the mosaic against the frames.
+"""Steps between overlapping frames before and after normalization, and fluxes in mosaic and frames.
 
     python benchmarks/seams.py PROJECT
 
-Works on any finished project, real frames included: nothing here needs the truth. A step is the median over 16-pixel
-blocks of the difference of two frames on the canvas; its error is the blocks' scatter over the root of their number.
+Works on any finished project, real frames included: nothing here needs the truth. A step is the median over blocks
+of 16 pixels of the difference of two frames on the canvas; its error is the blocks' scatter over the root of their
+number.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ def main() -> None:
     found = steps(options.project)
     for s in sorted(found, key=lambda s: -abs(s.before)):
         print(
-            f"{s.first[-28:]:28} {s.second[-28:]:28} {s.before:+8.3f} → {s.after:+7.3f} ± {s.error:.3f} ({s.blocks})"
+            f"{s.first[-26:]:26} {s.second[-26:]:26} {s.before:+8.3f} → {s.after:+7.3f} ± {s.error:.3f} ({s.blocks})"
         )
     noise = Store(options.project).open("normalize")["noise"].values
     print(

@@ -3,8 +3,8 @@
     python benchmarks/versus.py [--runs 3] [--size 2048] [--reproject] [--keep FOLDER]
 
 SWarp (Debian: apt-get install swarp) resamples with LANCZOS3 and coadds CLIPPED on all cores; skyloom's time is
-its whole run: reading headers, measuring, registering, normalizing, integrating, writing FITS. Times are of whole processes;
-the ratio is taken pair by pair, so a machine that drifts drifts under both.
+its whole run: reading headers, measuring, registering, normalizing, integrating, writing FITS. Times are of whole
+processes; the ratio is taken pair by pair, so a machine that drifts drifts under both.
 """
 
 from __future__ import annotations

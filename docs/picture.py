@@ -18,6 +18,7 @@ from skyloom.workflows.runner import run_workflow
 
 
 def main() -> None:
+    """Write docs/mosaic.jpg."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _, after = run_demo(folder, seed=1, reporter=Silent())

@@ -71,7 +71,7 @@ def evaluate(
 @lru_cache(maxsize=8)
 def _fit_matrix(nodes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     samples = np.linspace(0.0, 1.0, 3 * nodes)
-    return samples, np.linalg.pinv(basis(samples, nodes=nodes))
+    return samples, np.asarray(np.linalg.pinv(basis(samples, nodes=nodes)), dtype=np.float64)
 
 
 def sample_positions(*, nodes: int = NODES) -> NDArray[np.float64]:

@@ -15,8 +15,8 @@ T = TypeVar("T")
 def one_blas_thread(function: Callable[P, T]) -> Callable[P, T]:
     """Run a function with BLAS on one thread.
 
-    How many threads share a sum decides its last bits; with one, a laptop, a worker and an interrupted run agree to
-    the bit. On cores that other tasks keep busy it is also many times faster.
+    How many threads share a sum decides its last bits; with one, a laptop, a worker and an interrupted run agree
+    to the bit. On cores that other tasks keep busy it is also many times faster.
     """
 
     @wraps(function)

@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-# As the command line does: pools of BLAS threads fight with the tasks for the cores. Before numpy is imported.
+import pytest
+
+# As the command line does: pools of BLAS threads fight with the tasks for the cores.
 for _pool in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_pool, "1")
-
-import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 

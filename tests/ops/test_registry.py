@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 import xarray as xr
@@ -64,12 +64,13 @@ def test_signature_becomes_the_description() -> None:
         "limit": None,
         "bands": ["L"],
     }
-    for wrong, says in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"radius": 0.1}, "0.5 to 64 px"),
         ({"kind": "tvv"}, "did you mean 'tv'"),
         ({"bands": [1]}, "should be list"),
         ({"limit": 1.0}, "should be int | none"),
-    ]:
+    ]
+    for wrong, says in cases:
         with pytest.raises(ConfigError, match=says.replace("|", r"\|")):
             op.check(wrong)
 

@@ -14,7 +14,7 @@ def test_cubics_are_held_exactly_also_a_little_outside() -> None:
     u, v = np.meshgrid(s, s)
 
     def field(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        return 3 + 2 * u - v**2 + 0.5 * u * v**2 + u**3
+        return np.asarray(3 + 2 * u - v**2 + 0.5 * u * v**2 + u**3)
 
     coefficients = surface.fit(field(u, v))
     rng = np.random.default_rng(1)

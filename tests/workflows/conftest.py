@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +27,7 @@ def _tile(frames: tuple[float, ...], gain: float, block_id: Any = None) -> np.nd
 
 
 @pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+def toy(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Toy ops in the registry; the dict counts how often each tile is computed and can make one fail or wait."""
     registry.all_ops()
     monkeypatch.setattr(registry, "_OPS", dict(registry._OPS))

@@ -15,6 +15,7 @@ from skyloom.ops.errors import CapacityError, ConfigError, DataError
 from skyloom.workflows import runner
 from skyloom.workflows.evaluate import open_workflow
 from skyloom.workflows.graph import Workflow
+from skyloom.workflows.progress import Silent
 from skyloom.workflows.runner import run_workflow
 from skyloom.workflows.store import Store
 
@@ -119,7 +120,7 @@ def test_stop_finishes_what_flies_and_resumes(
 ) -> None:
     files = numbers(4)
 
-    class Stopper(runner.Silent):
+    class Stopper(Silent):
         def unit_done(self, state: Any) -> None:
             if state.units == 5:
                 import signal

@@ -59,7 +59,7 @@ def noisy(monkeypatch: pytest.MonkeyPatch) -> Workflow:
 
 
 def test_all_schedulers_give_the_same_pixels(client: Any, noisy: Workflow, tmp_path: Path) -> None:
-    images = []
+    images: list[np.ndarray] = []
     for scheduler in ("synchronous", "threads", client, client.scheduler.address):
         project = tmp_path / f"p{len(images)}"
         run_workflow(noisy, ["abc"], project=project, scheduler=scheduler)
