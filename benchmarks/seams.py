@@ -155,9 +155,8 @@ def main() -> None:
     options = parser.parse_args()
     found = steps(options.project)
     for s in sorted(found, key=lambda s: -abs(s.before)):
-        print(
-            f"{s.first[-26:]:26} {s.second[-26:]:26} {s.before:+8.3f} → {s.after:+7.3f} ± {s.error:.3f} ({s.blocks})"
-        )
+        pair = f"{s.first[-26:]:26} {s.second[-26:]:26}"
+        print(f"{pair} {s.before:+8.3f} → {s.after:+7.3f} ± {s.error:.3f} ({s.blocks} blocks)")
     noise = Store(options.project).open("normalize")["noise"].values
     print(
         f"{len(found)} pairs: largest step {max(abs(s.before) for s in found):.2f} before, "

@@ -72,12 +72,13 @@ def _cell_kernel(
         for cx in range(out.shape[1]):
             y0, x0 = cy * cell, cx * cell
             y1, x1 = min(y0 + cell, height), min(x0 + cell, width)
-            total = 0
+            filled = np.uint64(0)  # unsigned: not checked for its sign
             for y in range(y0, y1):
                 for x in range(x0, x1):
                     value = image[y, x]
-                    buffer[total] = value
-                    total += np.isfinite(value) & (not masked[y, x])
+                    buffer[filled] = value
+                    filled += np.uint64(np.isfinite(value) & (not masked[y, x]))
+            total = int(filled)
             if total == 0:
                 out[cy, cx, 0] = np.nan
                 out[cy, cx, 1] = np.nan

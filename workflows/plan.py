@@ -382,9 +382,11 @@ def _disk_free(store: Store) -> float | None:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:
-        return float(shutil.disk_usage(folder).free)
+        usage = shutil.disk_usage(folder)
     except OSError:
         return None
+    # A file system without size (/proc) tells nothing; trying to write there will.
+    return float(usage.free) if usage.total else None
 
 
 def describe(plan: Plan) -> str:

@@ -228,6 +228,10 @@ class Store:
                 raise CapacityError(
                     f"project {self.project}: a file is in the way; choose another folder with -o"
                 ) from None
+            except FileNotFoundError as failure:
+                raise CapacityError(
+                    f"project {self.project} cannot be made ({failure.strerror}); choose another folder with -o"
+                ) from None
             # A group that can be made says nothing of a folder that lost its write bit since.
             probe = self.project / f".write-{os.getpid()}"
             probe.touch()

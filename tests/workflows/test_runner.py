@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 
 from skyloom.ops.errors import CapacityError, ConfigError, DataError
 from skyloom.workflows import runner
@@ -193,3 +194,29 @@ def test_log_and_effective_workflow_are_kept(
     assert events[0] == "run"
     assert events[-1] == "done"
     assert Workflow.load(tmp_path / "p" / "workflow.yaml") == toy_workflow
+
+
+def test_full_disk_is_said_and_what_is_done_is_kept(
+    toy: dict[str, Any], toy_workflow: Workflow, numbers: Numbers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = numbers(4)
+    original = zarr.Array.__setitem__
+    left = 5
+
+    def write(self: Any, region: Any, value: Any) -> None:
+        nonlocal left
+        if "tiles" in self.path and left == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left -= "tiles" in self.path
+        original(self, region, value)
+
+    with monkeypatch.context() as full:
+        full.setattr(zarr.Array, "__setitem__", write)
+        with pytest.raises(
+            CapacityError, match="node 'tiles'.*the disk is full; make room and run the same command"
+        ):
+            run_workflow(toy_workflow, files, project=tmp_path / "p", scheduler="synchronous")
+    assert len(toy["computed"]) == 6, "a full disk is not tried again"
+    toy["computed"].clear()
+    run_workflow(toy_workflow, files, project=tmp_path / "p", scheduler="synchronous")
+    assert len(toy["computed"]) == 10
