@@ -24,8 +24,8 @@ from skyloom.ops.joint import Coarse, Floats, Ints, Observations, System
 HIGHEST_ORDER = 4
 ORDERS = {n: np.repeat(np.arange(n + 1), np.arange(1, n + 2)) for n in range(HIGHEST_ORDER + 1)}
 """Order of each Legendre term of a surface of total degree 0, 1, …"""
-PRIOR_FRAMES = 120
-"""Frames from which the spread of the coefficients is measured; it is a property of the population."""
+PRIOR_UNKNOWNS = 720
+"""Coefficients from which their spread is measured; it is a property of the population of frames."""
 LEAST_SQUARES, HUBER, TUKEY = 1, 4, 9
 """Rounds of reweighting: plain until the first, Huber until the second, Tukey's biweight to the end."""
 HUBER_LIMIT, TUKEY_LIMIT = 1.5, 5.0
@@ -199,23 +199,24 @@ def solve_surfaces(
         y -= np.median(y)
     problem = _Problem(seen, y, 1.0 / variance[index].astype(np.float64), order, placement, clip, dense_limit)
     present = np.bincount(seen.frame, minlength=frames)
-    if np.count_nonzero(present) > PRIOR_FRAMES:
-        chosen = _representatives(present, placement)
+    most = PRIOR_UNKNOWNS // basis.shape[1]
+    if np.count_nonzero(present) > most:
+        chosen = _representatives(present, placement, most=most)
         sigma = problem.restrict(chosen).solve(None).prior_sigma
         return problem.solve(sigma)
     return problem.solve(None)
 
 
-def _representatives(present: Ints, placement: Floats | None) -> NDArray[np.bool_]:
+def _representatives(present: Ints, placement: Floats | None, *, most: int) -> NDArray[np.bool_]:
     """Choose frames for measuring the prior: some of each panel, neighbouring panels first."""
     generator = np.random.default_rng(0)
     shuffled = generator.permutation(np.flatnonzero(present))
     chosen = np.zeros(len(present), dtype=bool)
     if placement is None:
-        chosen[shuffled[:PRIOR_FRAMES]] = True
+        chosen[shuffled[:most]] = True
         return chosen
     label = panels(placement, most=len(placement))[shuffled]
-    each = max(4, PRIOR_FRAMES // len(np.unique(label)))
+    each = max(4, most // len(np.unique(label)))
     by_panel = np.argsort(label, kind="stable")
     start = np.searchsorted(label[by_panel], label)
     rank = np.empty(len(label), dtype=np.int64)
@@ -223,7 +224,7 @@ def _representatives(present: Ints, placement: Floats | None) -> NDArray[np.bool
     candidates = shuffled[rank - start < each]
     centre = placement[candidates] @ np.array([0.5, 0.5, 1.0])
     distance = np.hypot(*(centre - np.median(centre, axis=0)).T)
-    chosen[candidates[np.argsort(distance)][:PRIOR_FRAMES]] = True
+    chosen[candidates[np.argsort(distance)][:most]] = True
     return chosen
 
 

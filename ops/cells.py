@@ -72,13 +72,13 @@ def _cell_kernel(
         for cx in range(out.shape[1]):
             y0, x0 = cy * cell, cx * cell
             y1, x1 = min(y0 + cell, height), min(x0 + cell, width)
-            filled = np.uint64(0)  # unsigned: not checked for its sign
+            filled = np.uint64(0)  # unsigned: no check for negative indices
             for y in range(y0, y1):
                 for x in range(x0, x1):
                     value = image[y, x]
                     buffer[filled] = value
                     filled += np.uint64(np.isfinite(value) & (not masked[y, x]))
-            total = int(filled)
+            total = int(np.int64(filled))
             if total == 0:
                 out[cy, cx, 0] = np.nan
                 out[cy, cx, 1] = np.nan

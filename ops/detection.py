@@ -269,7 +269,7 @@ def _extract(detection: NDArray[np.float32], level: float) -> tuple[NDArray[Any]
                 level,
                 minarea=5,
                 filter_kernel=KERNEL,
-                deblend_nthresh=16,  # with 8, a quarter faster, a star on a satellite trail is not told from it
+                deblend_nthresh=16,  # 8 are a quarter faster and lose a bright star now and then
                 deblend_cont=contrast,
                 clean=False,
             )

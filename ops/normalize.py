@@ -12,7 +12,7 @@ from dask.base import tokenize
 from dask.delayed import delayed
 from numpy.typing import NDArray
 
-from skyloom.ops import background, joint, surface
+from skyloom.ops import background, surface
 from skyloom.ops.errors import DataError
 from skyloom.ops.grid import Grid, parse_wcs, pixel_to_sky, sky_to_pixel
 from skyloom.ops.photometry import LEAST_STARS, solve_scales
@@ -43,8 +43,8 @@ SCALE_RANGE = 5.0
 MATCH_TOLERANCE = 2.0
 """Distance (canvas pixels) at which two detections are one star."""
 NO_ISLAND = -1
-SAMPLE_BYTES = 200.0
-"""Peak of the solve for a sample: table, basis, working copies."""
+SAMPLE_BYTES, TERM_BYTES = 100.0, 16.0
+"""Peak of the solve for a sample: table and working copies, and the basis for each term of the surfaces."""
 
 
 @dataclass(frozen=True)
@@ -402,12 +402,12 @@ def normalize_cost(
     samples = float(np.sum(np.maximum(heights * widths / side**2, 1.0)))
     terms = len(background.ORDERS[order])
     largest = int(np.max(np.unique(session["band"].values, return_counts=True)[1], initial=0))
-    unknowns = min(largest * terms, joint.DENSE_LIMIT)
+    unknowns = min(largest * terms, background.PRIOR_UNKNOWNS)
     stars = 8.0 * n * measurement.sizes["star"] * measurement.sizes["star_quantity"]
     cells = 4.0 * float(np.prod([measurement.sizes[d] for d in ("cell_y", "cell_x", "cell_quantity")]))
     grid = Grid.from_attrs(registration.attrs)
     lattice = grid.shape[0] * grid.shape[1] / cell**2
-    memory = SAMPLE_BYTES * samples + 16.0 * unknowns**2 + 3 * stars
+    memory = (SAMPLE_BYTES + TERM_BYTES * terms) * samples + 16.0 * unknowns**2 + 3 * stars
     return Cost(
         work=np.array(n * 1e-2),
         read=np.array(n * cells + stars),

@@ -16,27 +16,28 @@ def select(values: NDArray[np.float32], count: int, k: int) -> float:
     while low < high:
         first, middle, last = values[low], values[(low + high) // 2], values[high]
         pivot = max(min(first, middle), min(max(first, middle), last))
-        # No branch depends on a value (noise cannot be predicted), and unsigned indices are not checked for their sign:
+        # No branch depends on a value (noise cannot be predicted), and no index can be negative and need a check:
         # a quarter of the time of Hoare's partition.
-        start, stop = np.uint64(low), np.uint64(high + 1)
-        place = start
-        for i in range(start, stop):
+        place = np.uint64(low)
+        for i in range(np.uint64(low), np.uint64(high + 1)):
             value = values[i]
             values[i] = values[place]
             values[place] = value
             place += np.uint64(value < pivot)
-        if k < place:
-            high = int(place) - 1
+        store = int(np.int64(place))
+        if k < store:
+            high = store - 1
             continue
-        low = int(place)
-        for i in range(place, stop):
+        low = store
+        for i in range(place, np.uint64(high + 1)):
             value = values[i]
             values[i] = values[place]
             values[place] = value
             place += np.uint64(value == pivot)
-        if k < place:
+        store = int(np.int64(place))
+        if k < store:
             return float(pivot)
-        low = int(place)
+        low = store
     return float(values[k])
 
 

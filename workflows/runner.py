@@ -27,7 +27,7 @@ from skyloom.ops.registry import FILES
 from skyloom.workflows.evaluate import Step
 from skyloom.workflows.graph import Workflow
 from skyloom.workflows.journal import UnitRecord
-from skyloom.workflows.machine import format_bytes, format_seconds, peak_memory
+from skyloom.workflows.machine import format_bytes, format_seconds, peak_memory, release_memory
 from skyloom.workflows.plan import Plan, Planned, left_out_frames, make_plan, plan_node
 from skyloom.workflows.progress import Advance, Reporter, Silent
 from skyloom.workflows.schedulers import Scheduler, default_workers, open_scheduler
@@ -158,6 +158,8 @@ class Run:
                     planned_memory = max(planned_memory, planned.plan.memory)
                     step = self._stored(planned.step)
                 steps[node.name] = step
+                # What a node leaves unused must not add to the next one's peak.
+                release_memory()
                 self._check_stop()
         except SkyloomError as problem:
             self.log("stopped", reason=str(problem))

@@ -264,7 +264,9 @@ def test_iterated_equals_factored() -> None:
     assert few < 30 < many
 
 
-def test_large_mosaics_are_iterated() -> None:
+def test_large_mosaics_are_iterated(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Both measure their prior on the same 120 of the 128 frames.
+    monkeypatch.setattr(background, "PRIOR_UNKNOWNS", 360)
     drawn = draw(4, 2, 16)
     dense = drawn.solve(order=1, dense_limit=10_000)
     sparse = drawn.solve(order=1, dense_limit=60)
