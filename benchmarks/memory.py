@@ -16,8 +16,8 @@ from pathlib import Path
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=512)
-    parser.add_argument("--memory", default="600MiB")
+    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--memory", default="1GiB")
     parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
     folder = options.keep or Path(tempfile.mkdtemp(prefix="memory-"))
@@ -26,10 +26,10 @@ def main() -> None:
     for side in (4, 8, 16):
         frames, project = folder / f"frames{side}", folder / f"project{side}"
         if not (frames / "truth.json").exists():
-            command = [skyloom, "simulate", str(frames), "--panels", f"{side}x{side}", "--frames", "4"]
+            command = [skyloom, "simulate", str(frames), "--panels", f"{side}x{side}", "--frames", "2"]
             subprocess.run([*command, "--size", str(options.size)], check=True, stdout=subprocess.DEVNULL)
         shutil.rmtree(project, ignore_errors=True)
-        job = ["mosaic", str(frames), "--memory", options.memory, "--set", f"integrate.tile={options.size}"]
+        job = ["mosaic", str(frames), "--memory", options.memory]
         plan = json.loads(
             subprocess.run([skyloom, "plan", *job, "--json"], check=True, capture_output=True).stdout
         )

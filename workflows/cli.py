@@ -269,13 +269,15 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     from skyloom.workflows import tables
-    from skyloom.workflows.status import project_status
+    from skyloom.workflows.quality import quality
+    from skyloom.workflows.status import open_project, project_status
 
     rows, left_out = project_status(Path(options.project))
+    lines = quality(open_project(Path(options.project)))
     if options.json:
-        print(json.dumps({"nodes": rows, "left_out": left_out}, indent=2))
+        print(json.dumps({"nodes": rows, "left_out": left_out, "quality": lines}, indent=2))
     else:
-        _print(*tables.status_tables(rows, left_out))
+        _print(*tables.status_tables(rows, left_out, lines))
     return 0
 
 

@@ -30,6 +30,7 @@ from skyloom.workflows.journal import UnitRecord
 from skyloom.workflows.machine import format_bytes, format_seconds, peak_memory, release_memory
 from skyloom.workflows.plan import Plan, Planned, left_out_frames, make_plan, plan_node
 from skyloom.workflows.progress import Advance, Reporter, Silent
+from skyloom.workflows.quality import quality
 from skyloom.workflows.schedulers import Scheduler, default_workers, open_scheduler
 from skyloom.workflows.store import Layout, Store, UnitWriter, disk_errors
 
@@ -89,6 +90,8 @@ class RunReport:
     project: Path
     nodes: tuple[NodeReport, ...]
     left_out: tuple[tuple[str, str], ...]
+    quality: tuple[str, ...]
+    """How well the result is known, a line each."""
     outputs: tuple[Path, ...]
     seconds: float
     planned_memory: float
@@ -171,6 +174,7 @@ class Run:
             project=self.store.project,
             nodes=tuple(reports),
             left_out=left_out_frames(steps),
+            quality=tuple(quality(self.store)),
             outputs=tuple(outputs),
             seconds=time.monotonic() - begin,
             planned_memory=planned_memory,

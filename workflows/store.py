@@ -276,6 +276,11 @@ class Store:
             return []
         return sorted(p.name for p in self.root.iterdir() if p.is_dir() and self.keys(p.name))
 
+    def op(self, node: str) -> str | None:
+        """Name of the op behind the newest result of a node."""
+        meta = self.meta(node, self.keys(node)[-1]) if self.keys(node) else None
+        return str(meta["op"]) if meta else None
+
     def newest(self, node: str) -> str | None:
         """Key of the newest complete result of a node."""
         complete = [k for k in self.keys(node) if self.is_complete(node, k)]

@@ -97,6 +97,7 @@ def run_tables(report: RunReport) -> list[Any]:
             format_bytes(node.peak_memory),
         )
     out: list[Any] = [table, *left_out_table(report.left_out)]
+    out.extend(Text(line) for line in report.quality)
     out.extend(Text(str(path)) for path in report.outputs)
     out.append(Text(summary(report)))
     return out
@@ -118,7 +119,9 @@ def _cell(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def status_tables(rows: Sequence[Mapping[str, Any]], left_out: Iterable[Sequence[str]]) -> list[Any]:
+def status_tables(
+    rows: Sequence[Mapping[str, Any]], left_out: Iterable[Sequence[str]], quality: Iterable[str]
+) -> list[Any]:
     """How far a project is."""
     table = _table(
         "Nodes", ("node", False), ("key", False), ("state", False), ("tasks", True), ("time", True), ("disk", True)
@@ -132,7 +135,7 @@ def status_tables(rows: Sequence[Mapping[str, Any]], left_out: Iterable[Sequence
             f"{row['seconds']:.1f} s",
             format_bytes(row["bytes"]),
         )
-    return [table, *left_out_table(left_out)]
+    return [table, *left_out_table(left_out), *(Text(line) for line in quality)]
 
 
 def _default(parameter: Parameter) -> str:

@@ -84,6 +84,8 @@ def test_status(project: Path, capsys: Capture) -> None:
     document = json.loads(capsys.readouterr().out)
     assert [n["node"] for n in document["nodes"]] == ["ingest", "measure", "register", "normalize", "integrate"]
     assert all(n["complete"] for n in document["nodes"])
+    assert document["quality"][0].startswith("register: 12 frames, 12 verified")
+    assert any(line.startswith("normalize: Ha: 6 frames, scales 0.") for line in document["quality"])
     assert [Path(n).name for n, _ in document["left_out"]] == ["broken.fits"]
 
 

@@ -1,0 +1,91 @@
+"""How well a mosaic is known, in a few lines: residuals, steps, scales, islands, frames that disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import xarray as xr
+
+from skyloom.ops.normalize import describe_islands
+from skyloom.workflows.store import Store
+
+DISAGREES = 9.0
+"""Variance of a frame's residuals over that of most frames, from which on it is named."""
+_NAMED = 3
+
+
+def quality(store: Store) -> list[str]:
+    """Sum up registration and normalization of a project, as far as it is.
+
+    Returns
+    -------
+    list of str
+        Lines for people; empty where neither node has a result.
+    """
+    results = {str(store.op(n)): store.open(n) for n in store.nodes() if store.newest(n)}
+    session = results.get("ingest")
+    if session is None:
+        return []
+    lines = []
+    if "register" in results:
+        lines.append(_registration(results["register"]))
+    if "normalize" in results:
+        lines.extend(_normalization(session, results["normalize"]))
+    return lines
+
+
+def _registration(registration: xr.Dataset) -> str:
+    use = registration["use"].values
+    residual = registration["residual"].values[use]
+    matches = registration["matches"].values[use]
+    seen = np.isfinite(residual)
+    if not seen.any():
+        return f"register: {use.sum()} frames on their WCS, no stars in common to verify it"
+    return (
+        f"register: {use.sum()} frames, {seen.sum()} verified on a median of {np.median(matches[seen]):.0f} stars, "
+        f"residual {np.median(residual[seen]):.3f} px (worst {residual[seen].max():.3f})"
+    )
+
+
+def _normalization(session: xr.Dataset, normalization: xr.Dataset) -> list[str]:
+    lines = []
+    use, bands = normalization["use"].values, session["band"].values.astype(str)
+    columns = {
+        n: normalization[n].values
+        for n in ("mean_scale", "residual_before", "residual_after", "inflation", "stars")
+    }
+    names = session["name"].values.astype(str)
+    for band in sorted(set(bands[use])):
+        here = use & (bands == band)
+        lines.append(f"normalize: {band}: {_band(columns, here)}")
+        odd = np.flatnonzero(here & (columns["inflation"] > DISAGREES))
+        if odd.size:
+            lines.append(
+                f"normalize: {band}: disagree with all others (clouds, another field?): {_list(names[odd])}"
+            )
+    islands = describe_islands(session, normalization)
+    for band in sorted({i["band"] for i in islands}):
+        apart = [i for i in islands if i["band"] == band]
+        if len(apart) > 1:
+            parts = "; ".join(f"{i['count']} frames ({_list(i['frames'])})" for i in apart)
+            lines.append(
+                f"normalize: {band}: {len(apart)} islands without overlap, their levels are not tied: {parts}"
+            )
+    return lines
+
+
+def _band(columns: Mapping[str, np.ndarray], here: np.ndarray) -> str:
+    scale = columns["mean_scale"][here]
+    before, after = (columns[n][here] for n in ("residual_before", "residual_after"))
+    text = f"{here.sum()} frames, scales {scale.min():.3f}–{scale.max():.3f} from a median of "
+    text += f"{np.median(columns['stars'][here]):.0f} stars"
+    if np.isfinite(before).any():
+        text += f", disagreement of overlaps {np.nanmedian(before):.3g} → {np.nanmedian(after):.3g}"
+    return text
+
+
+def _list(names: Iterable[str]) -> str:
+    every = [str(n) for n in names]
+    more = f" and {len(every) - _NAMED} more" if len(every) > _NAMED else ""
+    return ", ".join(every[:_NAMED]) + more
