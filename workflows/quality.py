@@ -42,9 +42,10 @@ def _registration(registration: xr.Dataset) -> str:
     seen = np.isfinite(residual)
     if not seen.any():
         return f"register: {use.sum()} frames on their WCS, no stars in common to verify it"
+    stars, typical, worst = np.median(matches[seen]), np.median(residual[seen]), residual[seen].max()
     return (
-        f"register: {use.sum()} frames, {seen.sum()} verified on a median of {np.median(matches[seen]):.0f} stars, "
-        f"residual {np.median(residual[seen]):.3f} px (worst {residual[seen].max():.3f})"
+        f"register: {use.sum()} frames, {seen.sum()} verified on a median of {stars:.0f} stars, "
+        f"residual {typical:.3f} px (worst {worst:.3f})"
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+
 from skyloom.workflows.quality import quality
 
 N = 6
