@@ -6,7 +6,7 @@ from html import escape
 
 from skyloom.ops.registry import FILES
 from skyloom.workflows.graph import Workflow
-from skyloom.workflows.machine import format_bytes, format_seconds
+from skyloom.workflows.machine import count, format_bytes, format_seconds
 from skyloom.workflows.plan import NodePlan, Plan
 
 _WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 190, 74, 70, 26, 20
@@ -15,7 +15,7 @@ _WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 190, 74, 70, 26, 20
 def _facts(node: NodePlan) -> list[str]:
     if node.stored:
         return ["as before"]
-    lines = [f"{node.units} tasks" + (f" + {node.done} done" if node.done else "")]
+    lines = [count(node.units, "task") + (f" + {node.done} done" if node.done else "")]
     lines.append(f"{format_bytes(node.memory)}, {format_seconds(node.seconds)}")
     return lines
 

@@ -67,6 +67,11 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} min"
 
 
+def count(number: int, noun: str) -> str:
+    """Number and noun: "1 task", "3 tasks"."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def available_memory() -> float:
     """Bytes that can be had now without swapping."""
     try:

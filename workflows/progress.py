@@ -10,7 +10,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from skyloom.workflows.machine import format_seconds
+from skyloom.workflows.machine import count, format_seconds
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Lines:
     def node_begins(self, name: str, *, units: int, done: int) -> None:
         """Say how much there is to do."""
         self._last = time.monotonic()
-        self._print(f"{name}: {units} tasks" + (f", {done} done before" if done else ""))
+        self._print(f"{name}: {count(units, 'task')}" + (f", {done} done before" if done else ""))
 
     def unit_done(self, state: Advance) -> None:
         """Say where it is, from time to time."""

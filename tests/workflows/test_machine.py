@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from skyloom.ops.errors import ConfigError
-from skyloom.workflows.machine import available_memory, format_bytes, format_seconds, parse_bytes, peak_memory
+from skyloom.workflows.machine import (
+    available_memory,
+    count,
+    format_bytes,
+    format_seconds,
+    parse_bytes,
+    peak_memory,
+)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +33,7 @@ def test_formats() -> None:
     assert format_bytes(1536) == "1.5 KiB"
     assert format_bytes(12) == "12 B"
     assert format_seconds(0.2) == "1 s"
+    assert [count(n, "task") for n in (0, 1, 2)] == ["0 tasks", "1 task", "2 tasks"]
     assert format_seconds(200) == "3 min 20 s"
     assert format_seconds(7260) == "2 h 1 min"
 
