@@ -119,8 +119,12 @@ def panels(placement: Floats, *, most: int) -> Ints:
         radius *= 1.5
 
 
+COARSE_ORDER, COARSE_UNKNOWNS = 2, 1536
+"""Degree of the panels' surfaces in the coarse space (what is slow is smooth), and its size at most."""
+
+
 def coarse_space(placement: Floats, order: int, *, most: int) -> Coarse:
-    """Sky-fixed surfaces of total degree ≤ order over each panel, in every frame's own coordinates.
+    """Sky-fixed surfaces of low degree over each panel, in every frame's own coordinates (of degree ≤ order).
 
     Total degree survives rotation and shift, so these are exactly the surfaces which frames of a panel can share
     without disagreeing: the slow modes. (Surfaces fixed to the detector are not: dithers and flips tell them
@@ -138,7 +142,8 @@ def coarse_space(placement: Floats, order: int, *, most: int) -> Coarse:
     own = np.linalg.pinv(legendre(2.0 * u - 1.0, 2.0 * v - 1.0, order))
     sky = placement @ np.stack([u, v, np.ones_like(u)])
     local = (sky - middle[label][:, :, None]) / half
-    return Coarse(label, np.einsum("kn,fnm->fkm", own, legendre(local[:, 0], local[:, 1], order)))
+    smooth = legendre(local[:, 0], local[:, 1], min(order, COARSE_ORDER))
+    return Coarse(label, np.einsum("kn,fnm->fkm", own, smooth))
 
 
 def solve_surfaces(
@@ -262,7 +267,8 @@ class _Problem:
             sigma = self._first_guess()
         coarse = None
         if not dense and self.placement is not None:
-            coarse = coarse_space(self.placement, self.order, most=max(self.dense_limit // len(terms), 1))
+            most = COARSE_UNKNOWNS // len(ORDERS[min(self.order, COARSE_ORDER)])
+            coarse = coarse_space(self.placement, self.order, most=most)
         x = np.zeros((seen.frames, len(terms)))
         reweighting = _Reweighting(seen, self.stated, self.clip)
         weight, total = self.stated, 0

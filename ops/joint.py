@@ -177,7 +177,12 @@ class Coarse:
     panel: Ints
     """Panel of each frame."""
     transform: Floats
-    """(frames, K, K): coefficients in detector coordinates = transform · coefficients on the panel's sky."""
+    """(frames, K, M): coefficients in detector coordinates = transform · coefficients on the panel's sky."""
+
+    @property
+    def terms(self) -> int:
+        """M: terms of a panel's surface, at most those of a frame's."""
+        return int(self.transform.shape[2])
 
 
 class System:
@@ -264,24 +269,25 @@ class System:
         if coarse is None:
             return lambda r: np.einsum("fkm,fm->fk", inverse, r)
         matrix = self.coarse_matrix(coarse)
-        panels = len(matrix) // terms
+        slow_terms = coarse.terms
+        panels = len(matrix) // slow_terms
         factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
 
         def both(r: Floats) -> Floats:
-            rough = np.zeros((panels, terms))
+            rough = np.zeros((panels, slow_terms))
             np.add.at(rough, coarse.panel, np.einsum("fkm,fk->fm", coarse.transform, r))
-            slow = scipy.linalg.cho_solve(factor, rough.ravel(), check_finite=False).reshape(panels, terms)
+            slow = scipy.linalg.cho_solve(factor, rough.ravel(), check_finite=False).reshape(panels, slow_terms)
             fast = np.einsum("fkm,fm->fk", inverse, r)
             return np.asarray(fast + np.einsum("fkm,fm->fk", coarse.transform, slow[coarse.panel]))
 
         return both
 
     def coarse_matrix(self, coarse: Coarse) -> Floats:
-        """ZᵀAZ, shape (panels·K, panels·K), Z = the columns of the coarse space."""
+        """ZᵀAZ, shape (panels·M, panels·M), Z = the columns of the coarse space."""
         o = self.observations
-        terms = o.basis.shape[1]
+        terms = coarse.terms
         panels = int(coarse.panel.max()) + 1
-        seen = np.empty_like(o.basis)
+        seen = np.empty((len(o.basis), terms))
         edges = np.searchsorted(o.frame, np.arange(o.frames + 1))
         for transform, start, stop in zip(coarse.transform, edges[:-1], edges[1:], strict=True):
             seen[start:stop] = o.basis[start:stop] @ transform

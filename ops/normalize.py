@@ -9,7 +9,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
-from dask.delayed import delayed
+from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from skyloom.ops import background, surface
@@ -349,13 +349,13 @@ def _solve_task(
     sky: Sky,
     sampled: list[Sampled],
     registered: NDArray[np.str_],
-    bands: tuple[str, ...],
+    bands: list[str],
     order: int,
     clip: float,
 ) -> dict[str, NDArray[Any]]:
     summary = np.asarray(summary, dtype=np.float64)
     return solve(
-        table.dataset(), np.asarray(stars), summary, sky, sampled, bands,
+        table.dataset(), np.asarray(stars), summary, sky, sampled, tuple(bands),
         reason=_reasons(registered, summary, sky.use), order=order, clip=clip,
     )  # fmt: skip
 
@@ -492,20 +492,22 @@ def normalize(
     }
     cell = int(measurement.attrs["cell"])
     token = tokenize("normalize", table.columns, lazy, grid, cell, mode, order, superpixel, clip)
-    if mode == "none":
-        solved = delayed(_plain_task, pure=True)(
-            lazy["summary"], lazy["use"], lazy["reason"], len(bands), order, dask_key_name=f"normalize-{token}"
-        )
-    else:
-        solved = _joint_graph(table, lazy, grid, bands, cell, token, order=order, superpixel=superpixel, clip=clip)
+    solved = f"normalize-{token}"
+    tasks: dict[Any, Any]
+    dependencies, tasks = _tasks(
+        table, lazy, grid, bands, cell, solved, mode=mode, order=order, superpixel=superpixel, clip=clip
+    )
+    base = HighLevelGraph.from_collections(solved, tasks, dependencies=dependencies)
     empty = np.zeros(0)
     shapes = _nothing(0, len(bands), order, noise=empty, use=empty.astype(bool), reason=empty.astype(str))
     variables: dict[str, Any] = {}
     for name, example in shapes.items():
         dims = _DIMENSIONS.get(name, ("frame",))
         shape = (n, *example.shape[1:]) if dims[0] == "frame" else example.shape
-        part = delayed(_pick, pure=True)(solved, name, dask_key_name=f"normalize-pick-{name}-{token}")
-        array = da.from_delayed(part, shape, dtype=example.dtype, name=f"normalize-{name}-{token}")
+        layer = f"normalize-{name}-{token}"
+        picked: dict[Any, Any] = {(layer, *(0 for _ in shape)): (_pick, solved, name)}
+        graph = HighLevelGraph({**base.layers, layer: picked}, {**base.dependencies, layer: {solved}})
+        array = da.Array(graph, layer, chunks=tuple((length,) for length in shape), dtype=example.dtype)
         variables[name] = (dims, array)
     return xr.Dataset(
         variables,
@@ -514,37 +516,48 @@ def normalize(
     )
 
 
-def _joint_graph(
+def _tasks(
     table: _Table,
     lazy: dict[str, da.Array],
     grid: Grid,
     bands: tuple[str, ...],
     cell: int,
-    token: str,
+    solved: str,
     *,
+    mode: str,
     order: int,
     superpixel: float | None,
     clip: float,
-) -> Any:
-    """Stars of all → one task a frame with its cells only → one solve."""
-    sky = delayed(_plan_task, pure=True)(
-        table, lazy["stars"], lazy["summary"], lazy["use"], lazy["shift"], grid, cell, superpixel,
-        dask_key_name=f"normalize-sky-{token}",
-    )  # fmt: skip
+) -> tuple[list[Any], dict[Any, Any]]:
+    """Arrays needed, and the tasks: stars of all → one a frame with its cells only → one solve (key `solved`).
+
+    By hand, since dask's `delayed` would give each frame's task a copy of the whole graph.
+    """
+    whole = {name: lazy[name].rechunk(-1) for name in ("stars", "summary", "use", "shift", "reason")}
     cells = lazy["cells"].rechunk((1, -1, -1, -1))
-    blocks = cells.to_delayed().ravel()
-    heights, widths, headers = (table.columns[k] for k in ("height", "width", "wcs"))
-    sampled = [
-        delayed(sample, pure=True)(
-            blocks[i], sky, i, str(headers[i]), (int(heights[i]), int(widths[i])), cell,
-            dask_key_name=f"normalize-sample-{i}-{token}",
+
+    def key(name: str) -> tuple[Any, ...]:
+        return (whole[name].name, *(0 for _ in whole[name].shape))
+
+    if mode == "none":
+        plain = (_plain_task, key("summary"), key("use"), key("reason"), len(bands), order)
+        return [whole[n] for n in ("summary", "use", "reason")], {solved: plain}
+    sky = f"{solved}-sky"
+    tasks: dict[Any, Any] = {
+        sky: (
+            _plan_task, table, key("stars"), key("summary"), key("use"), key("shift"), grid, cell, superpixel,
         )
-        for i in range(len(headers))
-    ]  # fmt: skip
-    return delayed(_solve_task, pure=True)(
-        table, lazy["stars"], lazy["summary"], sky, sampled, lazy["reason"], bands, order, clip,
-        dask_key_name=f"normalize-{token}",
+    }  # fmt: skip
+    sampled: list[tuple[str, int]] = []
+    heights, widths, headers = (table.columns[k] for k in ("height", "width", "wcs"))
+    for i in range(len(headers)):
+        sampled.append((f"{solved}-sample", i))
+        shape = (int(heights[i]), int(widths[i]))
+        tasks[sampled[-1]] = (sample, (cells.name, i, 0, 0, 0), sky, i, str(headers[i]), shape, cell)
+    tasks[solved] = (
+        _solve_task, table, key("stars"), key("summary"), sky, sampled, key("reason"), list(bands), order, clip,
     )  # fmt: skip
+    return [*whole.values(), cells], tasks
 
 
 def describe_islands(session: xr.Dataset, normalization: xr.Dataset) -> list[dict[str, Any]]:

@@ -239,7 +239,8 @@ class Run:
         else:
             skipped = self._run_units(planned)
         seconds = time.monotonic() - begin
-        self.log("node", node=plan.name, key=step.key, seconds=round(seconds, 3), units=plan.units)
+        facts = {"seconds": round(seconds, 3), "units": plan.units, "peak_memory": peak_memory()}
+        self.log("node", node=plan.name, key=step.key, **facts)
         return NodeReport(plan.name, step.key, plan.units, skipped, seconds, plan.work, peak_memory()), made
 
     def plan_refusal(self, planned: Planned) -> None:
