@@ -223,9 +223,10 @@ class Run:
     def _run_node(self, planned: Planned, steps: Mapping[str, Step]) -> tuple[NodeReport, list[Path]]:
         step, plan = planned.step, planned.plan
         begin = time.monotonic()
-        if step.stored:
+        before = self._made_before(step) if step.node.op.sink else []
+        if step.stored or before:
             self.reporter.node_ends(plan.name, seconds=0.0, note="as before")
-            return NodeReport(plan.name, step.key, 0, 0, 0.0, 0.0, peak_memory()), []
+            return NodeReport(plan.name, step.key, 0, 0, 0.0, 0.0, peak_memory()), before
         if plan.memory > self.plan.memory_limit:
             self.plan_refusal(planned)
         made: list[Path] = []
@@ -250,14 +251,9 @@ class Run:
         replace(self.plan, nodes=(planned.plan,)).check()
 
     def _run_sink(self, step: Step, steps: Mapping[str, Step]) -> list[Path]:
-        """Let an export write its files, unless they are there already."""
+        """Let an export write its files."""
         node = step.node
-        directory = self.store.project / "outputs"
-        manifest = directory / f".{node.name}.json"
-        made = _made_before(manifest, step.key, directory)
-        if made is not None:
-            self.reporter.node_ends(node.name, seconds=0.0, note="as before")
-            return made
+        directory, manifest = self._outputs(step)
         self.reporter.node_begins(node.name, units=1, done=0)
         begin = time.monotonic()
         with disk_errors(f"node {node.name!r}, writing to {directory}"):
@@ -268,6 +264,23 @@ class Run:
             manifest.write_text(json.dumps({"key": step.key, "files": files}), encoding="utf-8")
         self.reporter.node_ends(node.name, seconds=time.monotonic() - begin, note="")
         return made
+
+    def _outputs(self, step: Step) -> tuple[Path, Path]:
+        """Folder of the files an export makes, and the list of them."""
+        directory = self.store.project / "outputs"
+        return directory, directory / f".{step.node.name}.json"
+
+    def _made_before(self, step: Step) -> list[Path]:
+        """Files an export made under this key, if they are all still there in their full size."""
+        directory, manifest = self._outputs(step)
+        try:
+            record = json.loads(manifest.read_text(encoding="utf-8"))
+            files = {directory / n: int(size) for n, size in record["files"].items()}
+            if record["key"] == step.key and all(p.stat().st_size == size for p, size in files.items()):
+                return list(files)
+        except (OSError, ValueError, KeyError, AttributeError):
+            pass
+        return []
 
     def _run_units(self, planned: Planned) -> int:
         """Compute, write and journal the units of a node that are not done; returns how many were."""
@@ -307,18 +320,6 @@ class Run:
         note = f"done in {format_seconds(seconds)}" + (f", {rate:.1f} Mpx·frames/s" if total > 1 else "")
         self.reporter.node_ends(name, seconds=seconds, note=note)
         return len(done)
-
-
-def _made_before(manifest: Path, key: str, directory: Path) -> list[Path] | None:
-    """Files an export made under this key, if they are all still there in their full size."""
-    try:
-        record = json.loads(manifest.read_text(encoding="utf-8"))
-        files = {directory / n: int(size) for n, size in record["files"].items()}
-        if record["key"] == key and all(p.stat().st_size == size for p, size in files.items()):
-            return list(files)
-    except (OSError, ValueError, KeyError, AttributeError):
-        pass
-    return None
 
 
 def _verified(
