@@ -76,8 +76,11 @@ def legendre(s: Floats, t: Floats, order: int) -> Floats:
         Shape `s.shape + (K,)`, K = 1, 3, 6, …: 1, s, t, P₂(s), s·t, P₂(t), P₃(s), P₂(s)·t, …
     """
     along_s, along_t = legvander(s, order), legvander(t, order)
-    terms = [along_s[..., n - k] * along_t[..., k] for n in range(order + 1) for k in range(n + 1)]
-    return np.stack(terms, axis=-1)
+    out = np.empty((*np.shape(s), len(ORDERS[order])))
+    degrees = [(n, k) for n in range(order + 1) for k in range(n + 1)]
+    for term, (n, k) in enumerate(degrees):
+        np.multiply(along_s[..., n - k], along_t[..., k], out=out[..., term])
+    return out
 
 
 def evaluate(coefficients: Floats, u: Floats, v: Floats) -> Floats:

@@ -533,8 +533,8 @@ def _tasks(
 
     By hand, since dask's `delayed` would give each frame's task a copy of the whole graph.
     """
-    whole = {name: lazy[name].rechunk(-1) for name in ("stars", "summary", "use", "shift", "reason")}
-    cells = lazy["cells"].rechunk((1, -1, -1, -1))
+    whole = {name: lazy[name].rechunk(-1) for name in ("summary", "use", "shift", "reason")}
+    cells, stars = lazy["cells"].rechunk((1, -1, -1, -1)), lazy["stars"].rechunk((1, -1, -1))
 
     def key(name: str) -> tuple[Any, ...]:
         return (whole[name].name, *(0 for _ in whole[name].shape))
@@ -543,11 +543,13 @@ def _tasks(
         plain = (_plain_task, key("summary"), key("use"), key("reason"), len(bands), order)
         return [whole[n] for n in ("summary", "use", "reason")], {solved: plain}
     sky = f"{solved}-sky"
-    tasks: dict[Any, Any] = {
-        sky: (
-            _plan_task, table, key("stars"), key("summary"), key("use"), key("shift"), grid, cell, superpixel,
-        )
-    }  # fmt: skip
+    lists = [(f"{solved}-stars", i) for i in range(stars.shape[0])]
+    tasks: dict[Any, Any] = {name: (_without_padding, (stars.name, name[1], 0, 0)) for name in lists}
+    joined = f"{solved}-all-stars"
+    tasks[joined] = (_join_stars, lists)
+    tasks[sky] = (
+        _plan_task, table, joined, key("summary"), key("use"), key("shift"), grid, cell, superpixel,
+    )  # fmt: skip
     sampled: list[tuple[str, int]] = []
     heights, widths, headers = (table.columns[k] for k in ("height", "width", "wcs"))
     for i in range(len(headers)):
@@ -555,9 +557,22 @@ def _tasks(
         shape = (int(heights[i]), int(widths[i]))
         tasks[sampled[-1]] = (sample, (cells.name, i, 0, 0, 0), sky, i, str(headers[i]), shape, cell)
     tasks[solved] = (
-        _solve_task, table, key("stars"), key("summary"), sky, sampled, key("reason"), list(bands), order, clip,
+        _solve_task, table, joined, key("summary"), sky, sampled, key("reason"), list(bands), order, clip,
     )  # fmt: skip
-    return [*whole.values(), cells], tasks
+    return [*whole.values(), cells, stars], tasks
+
+
+def _without_padding(stars: Floats) -> Floats:
+    """The stars of one frame; most frames have far fewer than there is room for."""
+    return np.array(stars[0, : np.count_nonzero(np.isfinite(stars[0, :, 0]))])
+
+
+def _join_stars(lists: list[Floats]) -> Floats:
+    """One table (frame, star, quantity), no longer than the longest list needs."""
+    out = np.full((len(lists), max((len(s) for s in lists), default=0), lists[0].shape[-1]), np.nan)
+    for table, stars in zip(out, lists, strict=True):
+        table[: len(stars)] = stars
+    return out
 
 
 def describe_islands(session: xr.Dataset, normalization: xr.Dataset) -> list[dict[str, Any]]:

@@ -334,7 +334,7 @@ def _cost_of(
     if not layout.variables:
         return Planned(step, replace(base, units=1, bytes_written=float(step.dataset.nbytes)))
     cost = node_cost(step, steps, layout, execution)
-    todo = cost.work > 0
+    todo = np.asarray(cost.work > 0)  # of a node in one piece it would be a scalar
     empty = int(todo.size - todo.sum())
     done = 0
     if store is not None:

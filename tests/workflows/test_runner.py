@@ -218,3 +218,21 @@ def test_full_disk_is_said_and_what_is_done_is_kept(
     toy["computed"].clear()
     run_workflow(toy_workflow, files, project=tmp_path / "p", scheduler="synchronous")
     assert len(toy["computed"]) == 10
+
+
+def test_killed_between_the_last_unit_and_the_mark(
+    toy: dict[str, Any], toy_workflow: Workflow, numbers: Numbers, tmp_path: Path
+) -> None:
+    """Tiles and a node in one piece: all units journaled, the mark missing."""
+    files = numbers(1, 2)
+    run_workflow(toy_workflow, files, project=tmp_path / "p")
+    store = Store(tmp_path / "p")
+    before = len(toy["computed"])
+    for node in ("tiles", "total"):
+        group = zarr.open_group(store.root, path=f"{node}/{store.newest(node)}", mode="r+")
+        meta: Any = group.attrs["skyloom"]
+        group.attrs["skyloom"] = {**meta, "complete": False}
+    run_workflow(toy_workflow, files, project=tmp_path / "p")
+    assert len(toy["computed"]) == before
+    assert store.is_complete("tiles", store.keys("tiles")[0])
+    assert store.is_complete("total", store.keys("total")[0])
