@@ -1,8 +1,9 @@
 """Peak memory against the canvas: the same depth on canvases 1, 4 and 16 times as large, plan beside measurement.
 
-Run as `python benchmarks/memory.py [--size 1024] [--memory 1.5GiB] [--keep FOLDER]`. Panels of 4 frames, 4 × 4, 8 × 8
-and 16 × 16 of them: from 4 × 4 on there are tiles inside, as deep as tiles get. What grows with the canvas is the
-table of frames and the solves over it (about 0.3 MiB a frame).
+    python benchmarks/memory.py [--size 1024] [--memory 1.5GiB] [--keep FOLDER]
+
+Panels of 4 frames, 4 × 4, 8 × 8 and 16 × 16 of them: from 4 × 4 on there are tiles inside, as deep as tiles get.
+What grows with the canvas is the table of frames and the solves over it (about 0.3 MiB a frame).
 """
 
 from __future__ import annotations

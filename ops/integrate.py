@@ -43,8 +43,8 @@ RESULT_BYTES = 3 * 4 + 3 * 2
 """Bytes of a finished pixel."""
 SOURCE_BYTES = 4 + 4
 """Bytes of a frame pixel while it is read: float32 and what it was decoded from."""
-RATE = 22.0
-"""Mpixel·frames a second on one core: resampling 35, rejection and mean 80."""
+RATE = 9.0
+"""Mpixel·frames a second of each of two tasks at a time: resampling 30, rejection and mean 50, writing 60."""
 
 _DTYPES: Mapping[str, Any] = {
     "image": np.float32,

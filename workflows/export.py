@@ -297,7 +297,7 @@ def _export_cost(image: xr.Dataset, *, formats: list[str], max_side: int) -> Cos
         work=np.array(bands * pixels / 1e6 * len(formats)),
         read=np.array(written),
         memory=np.array(memory),
-        rate=30.0,
+        rate=10.0,
     )
 
 
