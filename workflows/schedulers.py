@@ -67,10 +67,14 @@ def open_scheduler(kind: Any = "threads", *, workers: int | None = None) -> Iter
     if kind == "threads":
         count = workers or default_workers()
         pool = ThreadPoolExecutor(count, thread_name_prefix="skyloom")
+        wait = True
         try:
             yield Scheduler("threads", pool, count, count, local=True)
+        except KeyboardInterrupt:
+            wait = False  # abandoned: nobody waits for tasks in flight
+            raise
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=wait, cancel_futures=True)
         return
 
     from distributed import Client

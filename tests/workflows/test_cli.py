@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +185,47 @@ def test_pixels_exported_are_the_store_s(project: Path) -> None:
     with fits.open(project / "outputs" / "mosaic_L.fits") as hdus:
         stored = Store(project).open("integrate")["image"].sel(band="L").values
         np.testing.assert_array_equal(hdus[0].data, stored)
+
+
+SLOW = """
+import os, sys, time
+import dask.array as da, numpy as np, xarray as xr
+from skyloom.ops.registry import register
+from skyloom.workflows.cli import main
+
+@register(version=1)
+def names(files: list) -> xr.Dataset:
+    return xr.Dataset({"n": ("frame", np.array([len(f) for f in files]))})
+
+def tile(block_id=None):
+    if block_id[0] >= 2:
+        os.write(1, b"asleep\\n")
+        time.sleep(60)
+    return np.zeros((4, 4), np.float32)
+
+@register(version=1, unit=("y", "x"))
+def slow(names: xr.Dataset) -> xr.Dataset:
+    image = da.map_blocks(tile, chunks=((4,) * 6, (4,)), dtype=np.float32, meta=np.empty((0, 0), np.float32))
+    return xr.Dataset({"image": (("y", "x"), image)})
+
+sys.exit(main(["run", sys.argv[1], "a", "b", "-o", sys.argv[2], "--workers", "2"]))
+"""
+
+
+def test_second_ctrl_c_abandons_at_once_and_keeps_what_is_done(tmp_path: Path) -> None:
+    (tmp_path / "slow.yaml").write_text("nodes:\n  names: {inputs: [files]}\n  slow: {inputs: [names]}\n")
+    command = [sys.executable, "-c", SLOW, str(tmp_path / "slow.yaml"), str(tmp_path / "p")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for _ in range(2):
+        assert process.stdout.readline() == "asleep\n"
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.0)
+    assert process.poll() is None, "the first lets the tasks in flight go on"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "Ctrl-C again abandons" in err
+    assert "abandoned; run the same command again" in err
+    (journal,) = (tmp_path / "p" / "journal").glob("slow-*")
+    assert len(journal.read_text().splitlines()) == 2

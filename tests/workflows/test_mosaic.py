@@ -167,7 +167,8 @@ def test_a_window_reads_only_the_frames_over_its_tile(
 def test_killed_ten_times_it_completes_identically(
     session: Path, workflow: Workflow, undisturbed: xr.Dataset, tmp_path: Path
 ) -> None:
-    (tmp_path / "w.yaml").write_text(workflow.to_yaml())
+    # Small tiles: 48 units in all, so that ten kills find work to interrupt.
+    (tmp_path / "w.yaml").write_text(workflow.with_parameters({"integrate.tile": 128}).to_yaml())
     project = tmp_path / "p"
     command = [sys.executable, "-m", "skyloom.workflows", "run", str(tmp_path / "w.yaml"), str(session)]
     command += ["-o", str(project), "--quiet"]
@@ -180,19 +181,16 @@ def test_killed_ten_times_it_completes_identically(
     for _ in range(10):
         before = lines()
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        # Let it finish a unit or three, then strike within the next.
-        target = before + rng.randint(1, 3)
+        # Let it finish a unit or two, then strike within the next.
+        target = before + rng.randint(1, 2)
         while process.poll() is None and lines() < target:
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.05))
         process.kill()
         killed += process.wait() == -9
     assert killed >= 8
-    before = lines()
     assert subprocess.run(command, check=False, capture_output=True).returncode == 0
     assert_same(Store(project).open("integrate"), undisturbed)
-    total = 12 + 1 + 1 + int((undisturbed["count"].values.max(axis=0) > 0).any())
-    assert lines() >= total
     done = [json.loads(line) for p in (project / "journal").glob("*.jsonl") for line in p.read_text().splitlines()]
     units = [(tuple(d["unit"]), d["checksum"]) for d in done]
     assert len(units) - len(set(units)) <= 3, "finished units are not computed again"
