@@ -145,7 +145,7 @@ def _add_simulation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=int, default=4, help="frames a panel and band (%(default)s)")
     parser.add_argument("--size", type=int, default=1024, help="side of a frame (%(default)s px)")
     parser.add_argument("--overlap", type=float, default=0.15, help="fraction of a side (%(default)s)")
-    parser.add_argument("--bands", default="L", help="filters, with commas (%(default)s)")
+    parser.add_argument("--bands", default="L", help="filters, with commas; CFA = a colour sensor (%(default)s)")
     parser.add_argument("--nights", type=int, default=2, help="nights (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="which sky and which noise (%(default)s)")
     parser.add_argument(
@@ -295,10 +295,10 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _simulate(options: argparse.Namespace) -> int:
-    from skyloom.workflows.simulate import simulate_from_options
+    from skyloom.workflows.progress import reporter
+    from skyloom.workflows.simulate import session_from_options, simulate_and_report
 
-    paths = simulate_from_options(
-        Path(options.folder),
+    session = session_from_options(
         panels=options.panels,
         frames=options.frames,
         size=options.size,
@@ -308,6 +308,11 @@ def _simulate(options: argparse.Namespace) -> int:
         seed=options.seed,
         raw=options.raw,
     )
+    shown = reporter()
+    try:
+        paths = simulate_and_report(Path(options.folder), session, shown)
+    finally:
+        shown.close()
     print(f"{len(paths)} frames in {options.folder}, the truth in {Path(options.folder) / 'truth.json'}")
     return 0
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from skyloom.ops.camera import Camera
 from skyloom.ops.simulate import SimulatedSession, demo_session
-from skyloom.workflows.machine import format_seconds
-from skyloom.workflows.progress import Advance, Reporter
+from skyloom.workflows.progress import Reporter
 from skyloom.workflows.runner import RunReport, run_workflow
-from skyloom.workflows.simulate import TRUTH, simulate_session
-from skyloom.workflows.store import disk_errors
+from skyloom.workflows.simulate import TRUTH, simulate_and_report
 
 
 def session(*, seed: int) -> SimulatedSession:
@@ -49,22 +46,6 @@ def run_demo(folder: Path, *, seed: int, reporter: Reporter) -> tuple[RunReport,
     """
     frames = folder / "frames"
     if not (frames / TRUTH).exists():
-        _simulate(frames, session(seed=seed), reporter)
+        simulate_and_report(frames, session(seed=seed), reporter)
     report = run_workflow("mosaic", frames, project=folder / "project", reporter=reporter)
     return report, folder / "project" / "outputs" / "mosaic.png"
-
-
-def _simulate(frames: Path, session: SimulatedSession, reporter: Reporter) -> None:
-    begin = time.monotonic()
-    total = len(session.descriptors())
-    reporter.node_begins("simulate", units=total, done=0)
-
-    def progress(done: int, total: int) -> None:
-        pixels = session.camera.height * session.camera.width / 1e6
-        seconds = time.monotonic() - begin
-        reporter.unit_done(Advance("simulate", done, total, done * pixels, total * pixels, seconds))
-
-    with disk_errors(f"writing frames to {frames}"):
-        simulate_session(frames, session, progress=progress)
-    seconds = time.monotonic() - begin
-    reporter.node_ends("simulate", seconds=seconds, note=f"{total} frames in {format_seconds(seconds)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -16,6 +17,9 @@ from skyloom.ops.camera import Camera
 from skyloom.ops.errors import ConfigError
 from skyloom.ops.simulate import SimulatedFrame, SimulatedSession, acceptance_session
 from skyloom.ops.sky import SkyModel
+from skyloom.workflows.machine import count, format_seconds
+from skyloom.workflows.progress import Advance, Reporter
+from skyloom.workflows.store import disk_errors
 
 TRUTH = "truth.json"
 
@@ -64,6 +68,31 @@ def simulate_session(
             pool.shutdown(wait=True, cancel_futures=True)
             raise
     (folder / TRUTH).write_text(json.dumps(session.truth(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return paths
+
+
+def simulate_and_report(folder: Path, session: SimulatedSession, reporter: Reporter) -> list[Path]:
+    """Write all frames of a session, telling how far it is.
+
+    Raises
+    ------
+    CapacityError
+        If the folder cannot be written or the disk is full.
+    """
+    begin = time.monotonic()
+    total = len(session.descriptors())
+    pixels = session.camera.height * session.camera.width / 1e6
+    reporter.node_begins("simulate", units=total, done=0)
+
+    def progress(done: int, total: int) -> None:
+        seconds = time.monotonic() - begin
+        reporter.unit_done(Advance("simulate", done, total, done * pixels, total * pixels, seconds))
+
+    with disk_errors(f"writing frames to {folder}"):
+        paths = simulate_session(folder, session, progress=progress)
+    seconds = time.monotonic() - begin
+    note = f"{count(total, 'frame')} in {format_seconds(seconds)}"
+    reporter.node_ends("simulate", seconds=seconds, note=note)
     return paths
 
 
@@ -148,6 +177,8 @@ def session_from_options(
     scale = 2.0 if size >= 1024 else 4.0
     field = 0.5 * max(rows, columns) * size * scale / 3600.0
     optics: dict[str, Any] = {"vignetting": 0.25, "dust": 8, "response": 0.01, "hot_fraction": 3e-4} if raw else {}
+    if tuple(bands) == ("CFA",):
+        optics["bayer"] = "RGGB"
     return acceptance_session(
         seed=seed,
         panels=(rows, columns),

@@ -55,6 +55,8 @@ def disk_errors(what: str) -> Iterator[None]:
             raise CapacityError(
                 f"{what}: {failure.strerror} ({failure.filename}); choose a project folder you may write to"
             ) from failure
+        if isinstance(failure, FileExistsError | NotADirectoryError):
+            raise CapacityError(f"{what}: a file is in the way; choose another folder") from failure
         raise
 
 

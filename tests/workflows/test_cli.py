@@ -164,6 +164,30 @@ def test_mistakes_are_one_line_and_exit_code_2(
     assert not (tmp_path / "p").exists(), "nothing is made for a mistake"
 
 
+def test_simulate_raw_colour_frames(tmp_path: Path, capsys: Capture) -> None:
+    command = [
+        "simulate",
+        str(tmp_path / "s"),
+        "--panels",
+        "1x1",
+        "--frames",
+        "1",
+        "--size",
+        "128",
+        "--bands",
+        "CFA",
+    ]
+    assert main([*command, "--raw", "--nights", "1"]) == 0
+    assert "the truth in" in capsys.readouterr().out
+    (light,) = (tmp_path / "s").glob("*.fits")
+    assert fits.getheader(light)["BAYERPAT"] == "RGGB"
+    assert fits.getdata(light).dtype == np.uint16
+    assert {p.name for p in (tmp_path / "s").iterdir() if p.is_dir()} == {"bias", "dark", "flat"}
+    (tmp_path / "file").write_text("in the way")
+    assert main([*command[:1], str(tmp_path / "file"), *command[2:]]) == 2
+    assert "in the way" in capsys.readouterr().err
+
+
 def test_debug_shows_the_traceback(capsys: Capture) -> None:
     with pytest.raises(Exception, match="unknown op"):
         main(["ops", "stack", "--debug"])
