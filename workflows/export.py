@@ -283,6 +283,9 @@ def write_png(
             channel[rows][good] = np.rint(1 + shades[good] * 254).astype(np.uint8)
         channels.append(channel)
     image = channels[0] if len(channels) == 1 else np.stack(channels, axis=-1)
+    if len(channels) > 1:
+        # Where a band is missing there is no colour, only a false one.
+        image[(image == _NO_DATA).any(axis=-1)] = _NO_DATA
     Image.fromarray(np.ascontiguousarray(image[::-1])).save(path, format="PNG", compress_level=3)
 
 

@@ -100,10 +100,17 @@ def test_png_is_stretched_shrunk_and_upright(mosaic: xr.Dataset, tmp_path: Path)
 
 def test_bands_r_g_b_make_a_colour_picture(mosaic: xr.Dataset, tmp_path: Path) -> None:
     colour = xr.concat([mosaic.isel(band=0)] * 3, "band").assign_coords(band=["R", "G", "B"])
+    image = colour["image"].values
+    image[1, 100:200, 100:200] = np.nan
+    colour["image"] = (("band", "y", "x"), image)
     colour = colour.chunk({"band": 1})
     made = export(colour, tmp_path, formats=["png"], max_side=100)
     assert sorted(p.name for p in made) == ["mosaic.png", "mosaic_B.png", "mosaic_G.png", "mosaic_R.png"]
-    assert np.asarray(Image.open(tmp_path / "mosaic.png")).shape == (100, 58, 3)
+    pixels = np.asarray(Image.open(tmp_path / "mosaic.png"))
+    assert pixels.shape == (100, 58, 3)
+    none = (pixels == 0).any(axis=-1)
+    assert (pixels[none] == 0).all(), "no colour where a band is missing"
+    assert none[-25:-18, 18:25].any()
 
 
 def test_export_node_writes_all_bands_with_extensions(mosaic: xr.Dataset, tmp_path: Path) -> None:
