@@ -26,6 +26,8 @@ from skyloom.ops.errors import DataError
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_BLOCK = 2**16
+"""Samples worked at a time where every one needs a row of its own."""
 DENSE_LIMIT = 720
 """Unknowns up to which the normal matrix is factored; beyond, conjugate gradients are faster: with the coarse
 space they need ten to twenty steps."""
@@ -228,7 +230,12 @@ class System:
     def surfaces(self, x: Floats) -> Floats:
         """Φ x of each sample."""
         o = self.observations
-        return np.asarray(np.einsum("ik,ik->i", o.basis, x[o.frame]))
+        out = np.empty(len(o.frame))
+        # Block by block: the coefficients of every sample would take as much memory as the basis.
+        for start in range(0, len(out), _BLOCK):
+            here = slice(start, start + _BLOCK)
+            np.einsum("ik,ik->i", o.basis[here], x[o.frame[here]], out=out[here])
+        return out
 
     def residual(self, value: Floats, x: Floats) -> Floats:
         """Rest of each sample, y − Φx − s, with the best s."""
