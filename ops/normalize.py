@@ -43,7 +43,7 @@ SCALE_RANGE = 5.0
 MATCH_TOLERANCE = 2.0
 """Distance (canvas pixels) at which two detections are one star."""
 NO_ISLAND = -1
-SAMPLE_BYTES, TERM_BYTES = 100.0, 8.0
+SAMPLE_BYTES, TERM_BYTES = 100.0, 16.0
 """Peak of the solve for a sample: table and working copies, and the basis for each term of the surfaces."""
 
 
