@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import dask.array as da
+import distributed
 import numpy as np
 import pytest
 import xarray as xr
@@ -18,8 +19,6 @@ from skyloom.workflows.graph import Workflow
 from skyloom.workflows.runner import run_workflow
 from skyloom.workflows.schedulers import open_scheduler
 from skyloom.workflows.store import Store
-
-distributed = pytest.importorskip("distributed")
 
 
 @pytest.fixture(scope="module")
