@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 from scipy.spatial import cKDTree
 
-from skyloom.ops.camera import flat_field
 from skyloom.ops.errors import DataError
 from skyloom.ops.grid import Grid, pixel_to_sky, sky_to_pixel, wcs_header
-from skyloom.ops.simulate import SimulatedFrame, SimulatedSession
-from skyloom.ops.sky import STAR_FLOOR, add_stars, moffat_enclosed
+from skyloom.ops.simulation.camera import flat_field
+from skyloom.ops.simulation.simulate import SimulatedFrame, SimulatedSession
+from skyloom.ops.simulation.sky import STAR_FLOOR, add_stars, moffat_enclosed
 
 MIXTURE = 5
 """Components that stand for the frames' range of seeing."""

@@ -1,5 +1,9 @@
 """Every module of skyloom that registers an op; loaded through the entry point a user's ops use too."""
 
-from skyloom.ops import ingest, integrate, measure, normalize, register
+from skyloom.ops import normalize
+from skyloom.ops.integration import integrate
+from skyloom.ops.measurement import measure
+from skyloom.ops.registration import register
+from skyloom.ops.session import ingest
 
 __all__ = ["ingest", "integrate", "measure", "normalize", "register"]

@@ -59,7 +59,7 @@ class FrameSource(Protocol):
 Factory = Callable[[dict[str, Any]], FrameSource]
 
 _factories: dict[str, Factory] = {}
-_BUILT_IN = {"fits": "skyloom.ops.fits_pixels"}
+_BUILT_IN = {"fits": "skyloom.ops.formats.fits_pixels"}
 
 
 def register_source(kind: str, factory: Factory) -> None:

@@ -16,8 +16,8 @@ from skyloom.ops import background, surface
 from skyloom.ops.errors import DataError
 from skyloom.ops.grid import Grid, parse_wcs, pixel_to_sky, sky_to_pixel
 from skyloom.ops.photometry import LEAST_STARS, solve_scales
+from skyloom.ops.registration.stars import match_stars
 from skyloom.ops.registry import Cost, Param, register
-from skyloom.ops.stars import match_stars
 from skyloom.ops.superpixels import (
     SIDES,
     FrameMap,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from skyloom.ops import surface
 from skyloom.ops.grid import Grid, parse_wcs, pixel_to_sky, sky_to_pixel
-from skyloom.ops.stars import place_stars
+from skyloom.ops.registration.stars import place_stars
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

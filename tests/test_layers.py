@@ -28,7 +28,7 @@ def imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("layer", sorted(FORBIDDEN))
 def test_layer_imports_nothing_above_it(layer: str) -> None:
-    modules = sorted((ROOT / layer).glob("*.py"))
+    modules = sorted((ROOT / layer).rglob("*.py"))
     assert modules
     for path in modules:
         for name in imports(path):

@@ -254,7 +254,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from skyloom.ops.ingest import describe, ingest
+    from skyloom.ops.session.ingest import describe, ingest
     from skyloom.workflows import tables
 
     session = ingest(options.files, take="all")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skyloom.ops.camera import Camera
-from skyloom.ops.simulate import SimulatedSession, demo_session
+from skyloom.ops.simulation.camera import Camera
+from skyloom.ops.simulation.simulate import SimulatedSession, demo_session
 from skyloom.workflows.progress import Reporter
 from skyloom.workflows.runner import RunReport, run_workflow
 from skyloom.workflows.simulate import TRUTH, simulate_and_report

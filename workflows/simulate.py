@@ -13,10 +13,10 @@ from typing import Any
 
 from astropy.io import fits
 
-from skyloom.ops.camera import Camera
 from skyloom.ops.errors import ConfigError
-from skyloom.ops.simulate import SimulatedFrame, SimulatedSession, acceptance_session
-from skyloom.ops.sky import SkyModel
+from skyloom.ops.simulation.camera import Camera
+from skyloom.ops.simulation.simulate import SimulatedFrame, SimulatedSession, acceptance_session
+from skyloom.ops.simulation.sky import SkyModel
 from skyloom.workflows.machine import count, format_seconds
 from skyloom.workflows.progress import Advance, Reporter
 from skyloom.workflows.store import disk_errors

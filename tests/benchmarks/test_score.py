@@ -14,11 +14,11 @@ import pytest
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from skyloom.ops.camera import Camera, Pointing
 from skyloom.ops.errors import DataError
 from skyloom.ops.grid import Grid
-from skyloom.ops.simulate import SimulatedSession
-from skyloom.ops.sky import SkyModel
+from skyloom.ops.simulation.camera import Camera, Pointing
+from skyloom.ops.simulation.simulate import SimulatedSession
+from skyloom.ops.simulation.sky import SkyModel
 
 _path = Path(__file__).parents[2] / "benchmarks" / "score.py"
 _spec = importlib.util.spec_from_file_location("skyloom_score", _path)

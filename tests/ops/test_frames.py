@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import skyloom.ops.fits_pixels  # noqa: F401  (registers its kind once a process, before the fixture looks)
+import skyloom.ops.formats.fits_pixels  # noqa: F401  (registers its kind once a process, before the fixture looks)
 from skyloom.ops import frames
 from skyloom.ops.errors import DataError
 from skyloom.ops.frames import FrameSource, decoded, forget_decoded, open_source, register_source

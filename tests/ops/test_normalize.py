@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from skyloom.ops import surface
 from skyloom.ops.background import evaluate, legendre
-from skyloom.ops.canvas import automatic_canvas
 from skyloom.ops.errors import DataError
 from skyloom.ops.grid import Grid, parse_wcs, pixel_to_sky, sky_to_pixel, wcs_header
 from skyloom.ops.normalize import describe_islands, normalize, normalize_cost
+from skyloom.ops.registration.canvas import automatic_canvas
 from skyloom.ops.registry import get_op
 from skyloom.ops.superpixels import frame_map
 
@@ -464,9 +464,9 @@ def test_real_tiles_lose_their_steps(
     shared_data: Callable[[str], Path], name: str, before: float, after: float
 ) -> None:
     """Survey tiles with steps up to 7 DN, nebula all over M42. Their own zero points agree to 0.3 %."""
-    from skyloom.ops.ingest import ingest
-    from skyloom.ops.measure import measure
-    from skyloom.ops.register import register
+    from skyloom.ops.measurement.measure import measure
+    from skyloom.ops.registration.register import register
+    from skyloom.ops.session.ingest import ingest
 
     session = ingest([str(shared_data(name))])
     measured = measure(session).compute(scheduler="threads", num_workers=2)

@@ -135,7 +135,7 @@ def test_little_memory_changes_the_strips_not_the_pixels(
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, slice, slice]]:
     """Every window read from a frame from now on."""
-    from skyloom.ops.fits import FitsSource
+    from skyloom.ops.formats.fits import FitsSource
 
     seen: list[tuple[str, slice, slice]] = []
     original = FitsSource.read

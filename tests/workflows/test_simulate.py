@@ -10,9 +10,9 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from skyloom.ops.camera import Camera
 from skyloom.ops.errors import ConfigError
-from skyloom.ops.simulate import SimulatedSession, demo_session
+from skyloom.ops.simulation.camera import Camera
+from skyloom.ops.simulation.simulate import SimulatedSession, demo_session
 from skyloom.workflows.simulate import session_from_options, simulate_from_options, simulate_session
 
 OPTIONS = {

@@ -1,0 +1,1 @@
+"""Files people bring, and the frames in them."""

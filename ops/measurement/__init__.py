@@ -1,0 +1,1 @@
+"""What one frame says of itself: stars, noise, superpixels."""

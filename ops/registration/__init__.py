@@ -1,0 +1,1 @@
+"""Where every frame lies on the one canvas."""

@@ -1,0 +1,290 @@
+"""Where every frame lies on the canvas: WCS verified against the stars of all overlaps, shifts in one solve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.base import tokenize
+from dask.delayed import delayed
+from numpy.typing import NDArray
+
+from skyloom.ops.grid import Grid
+from skyloom.ops.registration.align import align
+from skyloom.ops.registration.canvas import Canvas, Orientation, Projection, automatic_canvas
+from skyloom.ops.registration.layout import islands, lay_out
+from skyloom.ops.registration.shifts import refine_shifts
+from skyloom.ops.registration.stars import place_stars
+from skyloom.ops.registry import Cost, Param
+from skyloom.ops.registry import register as register_op
+from skyloom.ops.threads import one_blas_thread
+
+STARS_PER_FRAME = 300
+"""Brightest clean stars of a frame that take part."""
+WCS_SIGMA = 1.0
+"""Error (canvas pixels) the prior grants a header WCS that was not found wrong."""
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Result of `solve_registration`; arrays over all frames of the session."""
+
+    use: Bools
+    reason: tuple[str, ...]
+    shift: Floats
+    """(frame, 2) frame pixels: true position = WCS position + shift."""
+    residual: Floats
+    """rms distance (frame pixels) to the same stars in the other frames; NaN without matches."""
+    matches: NDArray[np.int64]
+    island: NDArray[np.int64]
+    """-1 where not used; 0 is the island with most frames."""
+
+
+def solve_registration(
+    session: xr.Dataset,
+    stars: Floats,
+    summary: Floats,
+    grid: Grid,
+    *,
+    in_canvas: Bools,
+    canvas_reason: tuple[str, ...],
+    refine: str,
+    search: float,
+    tolerance: float,
+    max_residual: float,
+    min_matches: int,
+) -> Registration:
+    """Verify and refine the place of every frame; the eager core of `register`.
+
+    Parameters
+    ----------
+    session
+        Table over `frame` with `wcs`, `height`, `width`.
+    stars, summary
+        Of a measurement.
+    grid, in_canvas, canvas_reason
+        The canvas and what it left out.
+    refine, search, tolerance, max_residual, min_matches
+        As in `register`.
+    """
+    n = session.sizes["frame"]
+    reason = list(canvas_reason)
+    use = in_canvas.copy()
+    status = summary[:, -1]
+    for i in np.nonzero(use)[0].tolist():
+        if status[i] == 1:
+            reason[i] = "no valid pixels"
+        elif status[i] not in (0, 3):
+            reason[i] = "cannot be read"
+        use[i] = not reason[i]
+    shift = np.zeros((n, 2))
+    residual, count = np.full(n, np.nan), np.zeros(n, np.int64)
+    layout = lay_out(session, grid, use)
+    placed = place_stars(session, stars, grid, use=use, limit=STARS_PER_FRAME)
+    edges = np.searchsorted(placed.frame, np.arange(n + 1))
+    positions = np.stack([placed.x, placed.y], axis=-1)
+    points = {int(i): positions[edges[i] : edges[i + 1]] for i in np.nonzero(use)[0]}
+    coarse = align(layout, points, use, search=search, tolerance=tolerance, min_matches=min_matches)
+    for i, (covered, others) in coarse.rival.items():
+        use[i] = False
+        reason[i] = (
+            f"its {covered} stars in the overlap match none of {others} overlapping frame(s) within "
+            f"{search:g} px: the WCS in the header is wrong"
+        )
+    away = np.hypot(*coarse.offset.T) / layout.scale
+    displaced = use & (away > tolerance)
+    if refine == "none":
+        for i in np.nonzero(displaced)[0].tolist():
+            use[i] = False
+            reason[i] = (
+                f"its stars lie {away[i]:.1f} px from those of overlapping frames (limit {tolerance:g} px): "
+                "the WCS in the header is off; refine = shift would correct it"
+            )
+        displaced[:] = False
+    translation = np.where(displaced[:, None] & use[:, None], coarse.offset, 0.0)
+    prior = np.where(displaced, 0.0, 1.0 / WCS_SIGMA**2)
+    for attempt in range(4):
+        translation, residual, count = refine_shifts(
+            stars,
+            placed,
+            layout,
+            use,
+            translation,
+            prior,
+            move=refine == "shift",
+            tolerance=tolerance,
+            min_matches=min_matches,
+        )
+        bad = use & (count >= min_matches) & (residual > max_residual)
+        if not bad.any() or attempt == 3:
+            break
+        # The worst first: a bad frame spoils the residuals of its neighbours.
+        bad &= residual > 0.5 * residual[bad].max()
+        for i in np.nonzero(bad)[0].tolist():
+            use[i] = False
+            moved = np.hypot(*translation[i]) / layout.scale[i]
+            reason[i] = (
+                f"stars disagree with overlapping frames by {residual[i]:.2f} px rms over {count[i]} matches "
+                f"(limit {max_residual:g} px)" + (f" after a shift of {moved:.1f} px" if refine == "shift" else "")
+            )
+    for i in np.nonzero(displaced & use & (count < min_matches))[0].tolist():
+        use[i] = False
+        reason[i] = (
+            f"the WCS in the header is off by {away[i]:.1f} px and only {count[i]} stars match after the shift "
+            f"(at least {min_matches})"
+        )
+    if refine == "shift":
+        moved = use & np.isfinite(layout.scale)
+        shift[moved] = -np.linalg.solve(layout.jacobian[moved], translation[moved][..., None])[..., 0]
+    shift[~use] = 0.0
+    return Registration(use, tuple(r[:200] for r in reason), shift, residual, count, islands(layout, use))
+
+
+@one_blas_thread
+def _task(
+    stars: Floats, summary: Floats, table: dict[str, NDArray[Any]], canvas: Canvas, options: dict[str, Any]
+) -> Any:
+    session = xr.Dataset({name: ("frame", values) for name, values in table.items()})
+    result = solve_registration(
+        session,
+        np.asarray(stars),
+        np.asarray(summary),
+        canvas.grid,
+        in_canvas=canvas.inside,
+        canvas_reason=canvas.reason,
+        **options,
+    )
+    return {
+        "use": result.use,
+        "reason": np.array(result.reason, dtype="<U200"),
+        "shift": result.shift,
+        "residual": result.residual,
+        "matches": result.matches,
+        "island": result.island,
+    }
+
+
+def _pick(result: dict[str, Any], name: str) -> Any:
+    return result[name]
+
+
+def register_cost(session: xr.Dataset, measurement: xr.Dataset, **parameters: Any) -> Cost:
+    """Cost of `register`: one unit, memory for the star tables and the links."""
+    n = session.sizes["frame"]
+    table = 8.0 * n * measurement.sizes["star"] * measurement.sizes["star_quantity"]
+    return Cost(
+        work=np.array(n * 1e-2),
+        read=np.array(table),
+        memory=np.array(2 * table + n * STARS_PER_FRAME * 400.0 + 50e6),
+        rate=2.0,
+    )
+
+
+@register_op(version=1, cost=register_cost)
+def register(
+    session: xr.Dataset,
+    measurement: xr.Dataset,
+    *,
+    pixel_scale: Annotated[float | None, Param(unit="arcsec", low=1e-4, high=3600)] = None,
+    projection: Projection = "auto",
+    orientation: Orientation = "north",
+    tile: Annotated[int, Param(unit="px", low=32, high=16384)] = 512,
+    max_gap: Annotated[float, Param(unit="fields", low=0, high=1e4)] = 3.0,
+    max_canvas: Annotated[float, Param(unit="Mpixel", low=1e-3)] = 20_000.0,
+    refine: Literal["none", "shift"] = "shift",
+    search: Annotated[float, Param(unit="px", low=1, high=500)] = 30.0,
+    tolerance: Annotated[float, Param(unit="px", low=0.1, high=100)] = 3.0,
+    max_residual: Annotated[float, Param(unit="px", low=0.01, high=100)] = 1.0,
+    min_matches: Annotated[int, Param(low=3, high=1000)] = 5,
+) -> xr.Dataset:
+    """Choose the canvas and place every frame on it: WCS verified and refined by the stars of all overlaps.
+
+    Parameters
+    ----------
+    session
+        Table over `frame` from `ingest`.
+    measurement
+        From `measure`, of the same frames.
+    pixel_scale
+        Side of a canvas pixel; none takes that of the frames.
+    projection
+        Of the canvas, a FITS code; auto is TAN, or ZEA for fields wider than 24 degrees.
+    orientation
+        north: north up, east left; frames: the rotation of the frames, where they share one within a degree.
+    tile
+        Side of the square tiles the canvas is cut into.
+    max_gap
+        Empty sky, in frame diagonals, that still lets separate fields share a canvas; frames further away are
+        left out when they are few, and refused when they are many.
+    max_canvas
+        Largest canvas that is accepted.
+    refine
+        shift: one global solve of a shift a frame; none: the WCS as it is, verified only.
+    search
+        How far from its WCS position a frame is looked for, a side.
+    tolerance
+        Distance at which two detections may be one star, and beyond which a WCS counts as wrong.
+    max_residual
+        Frames whose stars disagree more than this (rms) with overlapping frames are left out.
+    min_matches
+        Fewer matching stars than this prove nothing: such frames stay on their WCS.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over `frame`: `use`, `reason`, `shift` (frame, axis: x, y; frame pixels), `residual`, `matches`, `island`
+        lazy, one task for all; `in_canvas`, `canvas_reason` known now. The grid is in the attributes.
+
+    Raises
+    ------
+    DataError
+        If no frame has a WCS, or the frames lie in far groups of which none is clearly the largest.
+    CapacityError
+        If the canvas exceeds `max_canvas`.
+    """
+    canvas = automatic_canvas(
+        session,
+        pixel_scale=pixel_scale,
+        projection=projection,
+        orientation=orientation,
+        tile=tile,
+        max_gap=max_gap,
+        max_canvas=max_canvas,
+    )
+    options = {
+        "refine": refine,
+        "search": search,
+        "tolerance": tolerance,
+        "max_residual": max_residual,
+        "min_matches": min_matches,
+    }
+    table = {name: session[name].values for name in ("wcs", "height", "width")}
+    stars, summary = (da.asarray(measurement[name].data) for name in ("stars", "summary"))
+    token = tokenize("register", stars, summary, table, canvas.grid, canvas.reason, options)
+    solved = delayed(_task, pure=True)(stars, summary, table, canvas, options, dask_key_name=f"register-{token}")
+    n = session.sizes["frame"]
+    kinds: dict[str, tuple[Any, tuple[int, ...], tuple[str, ...]]] = {
+        "use": (np.bool_, (n,), ("frame",)),
+        "reason": ("<U200", (n,), ("frame",)),
+        "shift": (np.float64, (n, 2), ("frame", "axis")),
+        "residual": (np.float64, (n,), ("frame",)),
+        "matches": (np.int64, (n,), ("frame",)),
+        "island": (np.int64, (n,), ("frame",)),
+    }
+    variables: dict[str, Any] = {}
+    for name, (dtype, shape, dims) in kinds.items():
+        part = delayed(_pick, pure=True)(solved, name, dask_key_name=f"register-pick-{name}-{token}")
+        variables[name] = (dims, da.from_delayed(part, shape, dtype=dtype, name=f"register-{name}-{token}"))
+    variables["in_canvas"] = ("frame", canvas.inside)
+    variables["canvas_reason"] = ("frame", np.array(canvas.reason, dtype="<U200"))
+    return xr.Dataset(
+        variables,
+        coords={"frame": session["frame"].values, "axis": ["x", "y"]},
+        attrs=canvas.grid.to_attrs(),
+    )

@@ -1,0 +1,1 @@
+"""The table of frames: what each is and where it points."""

@@ -1,0 +1,310 @@
+"""Resampling: positions, pixel values, missing data, edges and independence of the window."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from astropy.wcs import WCS, Sip
+from numpy.typing import NDArray
+
+from skyloom.ops import surface
+from skyloom.ops.grid import Grid, parse_wcs, pixel_to_sky, sky_to_pixel, wcs_header
+from skyloom.ops.integration.resample import (
+    VALID_TAPS,
+    CanvasNodes,
+    CoordinateGrid,
+    central_jacobian,
+    coordinate_grid,
+    kernel_noise_factor,
+    lanczos,
+    lanczos_taps,
+    resample,
+    taper_weight,
+)
+
+
+def header(
+    side: int,
+    *,
+    rotation: float = 0.0,
+    scale: float = 1.0,
+    sip: float = 0.0,
+    at: tuple[float, float] = (83.0, -5.0),
+    centre: tuple[float, float] | None = None,
+) -> str:
+    """TAN header; scale in arcsec, sip = pixels of distortion at the corner."""
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN-SIP", "DEC--TAN-SIP"] if sip else ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crval = at
+    wcs.wcs.crpix = centre or ((side + 1) / 2, (side + 1) / 2)
+    c, s = np.cos(np.radians(rotation)), np.sin(np.radians(rotation))
+    wcs.wcs.cd = scale / 3600 * np.array([[-c, s], [s, c]])
+    if sip:
+        half = side / 2
+        a, b = np.zeros((4, 4)), np.zeros((4, 4))
+        a[2, 0], a[1, 2] = sip / half**2, 0.5 * sip / half**3
+        b[0, 2], b[2, 1] = -0.7 * sip / half**2, 0.5 * sip / half**3
+        wcs.sip = Sip(a, b, None, None, wcs.wcs.crpix)
+    return wcs_header(wcs)
+
+
+def canvas(side: int, **changes: float) -> Grid:
+    return Grid(header(side, **changes), (side, side), 1024)  # type: ignore[arg-type]
+
+
+def mapped(grid: Grid, wcs: str, side: int, rows: slice, columns: slice, **extra: object) -> CoordinateGrid:
+    nodes = CanvasNodes.around(grid, rows, columns)
+    return coordinate_grid(nodes, wcs, (side, side), **extra)  # type: ignore[arg-type]
+
+
+def project(
+    frame: NDArray[np.float32],
+    grid: Grid,
+    wcs: str,
+    rows: slice,
+    columns: slice,
+    *,
+    taper: float = 0.0,
+    **extra: object,
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    seen = mapped(grid, wcs, frame.shape[0], rows, columns, **extra)
+    window = seen.window(rows, columns)
+    assert window is not None
+    return resample(np.ascontiguousarray(frame[window]), window, seen, rows, columns, taper=taper)
+
+
+def exact(grid: Grid, wcs: str, rows: slice, columns: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    xx, yy = np.meshgrid(np.arange(columns.start, columns.stop), np.arange(rows.start, rows.stop))
+    x, y = sky_to_pixel(parse_wcs(wcs), *pixel_to_sky(grid.wcs, xx.ravel() * 1.0, yy.ravel() * 1.0))
+    return x.reshape(xx.shape), y.reshape(xx.shape)
+
+
+def interpolated(seen: CoordinateGrid, rows: slice, columns: slice) -> NDArray[np.float64]:
+    """All four fields at every canvas pixel (plain numpy)."""
+    xx, yy = np.meshgrid(np.arange(columns.start, columns.stop), np.arange(rows.start, rows.stop))
+    ky, kx = yy // 32 - seen.origin[0], xx // 32 - seen.origin[1]
+    ty, tx = (yy % 32) / 32, (xx % 32) / 32
+    f = seen.fields
+    left = f[:, ky, kx] + ty * (f[:, ky + 1, kx] - f[:, ky, kx])
+    right = f[:, ky, kx + 1] + ty * (f[:, ky + 1, kx + 1] - f[:, ky, kx + 1])
+    return np.asarray(left + tx * (right - left))
+
+
+def naive(frame: NDArray[np.float32], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Lanczos-3 pixel by pixel, float64, taps over missing pixels left out."""
+    out = np.full(x.shape, np.nan)
+    height, width = frame.shape
+    for index in np.ndindex(x.shape):
+        px, py = x[index], y[index]
+        if not (-0.5 <= px < width - 0.5 and -0.5 <= py < height - 0.5):
+            continue
+        if not np.isfinite(frame[int(np.floor(py + 0.5)), int(np.floor(px + 0.5))]):
+            continue
+        ix, iy = np.floor(px) + np.arange(-2, 4), np.floor(py) + np.arange(-2, 4)
+        taps = np.outer(lanczos_taps(py - iy[2]), lanczos_taps(px - ix[2]))
+        inside = ((iy >= 0) & (iy < height))[:, None] & ((ix >= 0) & (ix < width))
+        values = frame[np.clip(iy, 0, height - 1).astype(int)[:, None], np.clip(ix, 0, width - 1).astype(int)]
+        good = inside & np.isfinite(values)
+        if taps[good].sum() >= VALID_TAPS:
+            out[index] = (taps * np.where(good, values, 0.0)).sum() / taps[good].sum()
+    return out
+
+
+@pytest.mark.parametrize("sip", [0.0, 12.0])
+@pytest.mark.parametrize("scale", [0.8, 1.25])
+def test_positions_follow_the_wcs_to_a_two_hundredth_of_a_pixel(sip: float, scale: float) -> None:
+    grid = canvas(6000)
+    wcs = header(3000, rotation=33.0, scale=scale, sip=sip, at=(83.2, -5.3))
+    rows, columns = slice(3000, 4200), slice(1800, 3000)
+    seen = mapped(grid, wcs, 3000, rows, columns)
+    fields = interpolated(seen, rows, columns)
+    x, y = exact(grid, wcs, rows, columns)
+    inside = (x > -1) & (x < 3000) & (y > -1) & (y < 3000)
+    assert inside.mean() > 0.2
+    assert np.abs(fields[0] - x)[inside].max() < 0.005
+    assert np.abs(fields[1] - y)[inside].max() < 0.005
+    area = np.abs(
+        np.gradient(x, axis=1) * np.gradient(y, axis=0) - np.gradient(x, axis=0) * np.gradient(y, axis=1)
+    )
+    core = (slice(1, -1), slice(1, -1))
+    assert np.abs(fields[2] / area - 1)[core][inside[core]].max() < 1e-4
+
+
+def test_shift_is_added_to_the_frame_position() -> None:
+    grid, wcs = canvas(256), header(200, rotation=20.0)
+    rows = columns = slice(60, 200)
+    plain = mapped(grid, wcs, 200, rows, columns)
+    moved = mapped(grid, wcs, 200, rows, columns, shift=(1.5, -2.25))
+    np.testing.assert_allclose(moved.fields[0] - plain.fields[0], 1.5, atol=1e-12)
+    np.testing.assert_allclose(moved.fields[1] - plain.fields[1], -2.25, atol=1e-12)
+
+
+def test_kernel_equals_its_naive_twin_with_missing_pixels_and_edges() -> None:
+    rng = np.random.default_rng(3)
+    frame = rng.normal(100, 10, (90, 90)).astype(np.float32)
+    frame[rng.random(frame.shape) < 0.03] = np.nan
+    grid, wcs = canvas(128), header(90, rotation=27.0, scale=1.1)
+    rows, columns = slice(0, 128), slice(0, 128)
+    seen = mapped(grid, wcs, 90, rows, columns)
+    x, y, gain, base = interpolated(seen, rows, columns)
+    got, codes = project(frame, grid, wcs, rows, columns)
+    want = gain * (naive(frame, x, y) - base)
+    assert 0.3 < np.isfinite(want).mean() < 0.9
+    # A pixel at the very limit of valid taps may fall to either side of it.
+    differ = np.isfinite(want) != np.isfinite(got)
+    assert differ.sum() <= 3
+    both = np.isfinite(want) & np.isfinite(got)
+    # Rounding the position to 1/2048 px moves white noise of sigma 10 by up to ~0.03.
+    assert np.abs(got - want)[both].max() < 0.05
+    inside = (x >= -0.5) & (x < 89.5) & (y >= -0.5) & (y < 89.5)
+    np.testing.assert_array_equal(codes > 0, inside)
+
+
+def test_every_canvas_pixel_between_the_outer_pixel_centres_has_data() -> None:
+    frame = np.full((64, 64), 7.0, dtype=np.float32)
+    grid, wcs = canvas(128), header(64, rotation=13.0, scale=1.0)
+    rows = columns = slice(0, 128)
+    x, y, *_ = interpolated(mapped(grid, wcs, 64, rows, columns), rows, columns)
+    got, _ = project(frame, grid, wcs, rows, columns)
+    assert np.isfinite(got[(x >= 0) & (x <= 63) & (y >= 0) & (y <= 63)]).all()
+    assert not np.isfinite(got[(x < -0.5) | (x >= 63.5) | (y < -0.5) | (y >= 63.5)]).any()
+
+
+def test_taps_keep_levels_and_ramps_and_stay_close_to_lanczos() -> None:
+    fraction = np.linspace(0, 1, 101)
+    taps = lanczos_taps(fraction)
+    offsets = np.arange(-2, 4)
+    np.testing.assert_allclose(taps.sum(axis=1), 1.0, atol=1e-12)
+    np.testing.assert_allclose(taps @ offsets, fraction, atol=1e-12)
+    assert np.abs(taps - lanczos(fraction[:, None] - offsets)).max() < 0.02
+
+
+def test_constant_frame_stays_constant_and_is_scaled_by_the_jacobian() -> None:
+    frame = np.full((300, 300), 1000.0, dtype=np.float32)
+    for scale in (0.8, 1.0, 1.25):
+        grid, wcs = canvas(512), header(300, rotation=31.0, scale=scale)
+        rows = columns = slice(0, 512)
+        got, _ = project(frame, grid, wcs, rows, columns)
+        area = 1 / scale**2
+        np.testing.assert_allclose(got[np.isfinite(got)], 1000.0 * area, rtol=2e-5)
+        assert central_jacobian(grid.header, wcs, (300, 300)) == pytest.approx(area, rel=1e-5)
+
+
+def gaussian(side: int, x: float, y: float, fwhm: float, flux: float) -> NDArray[np.float32]:
+    s = fwhm / 2.3548
+    yy, xx = np.mgrid[:side, :side]
+    image = flux / (2 * np.pi * s * s) * np.exp(-((xx - x) ** 2 + (yy - y) ** 2) / (2 * s * s))
+    return np.asarray(image, dtype=np.float32)
+
+
+# A canvas coarser than the frame (scale 0.8) aliases: 0.4 % of the flux at 3.0 px, 1 % at 2.2 px.
+@pytest.mark.parametrize(
+    ("fwhm", "scale", "rotation"),
+    [
+        (2.2, 1.0, 0.0),
+        (2.2, 1.0, 37.0),
+        (2.2, 1.25, 205.0),
+        (3.5, 0.8, 12.0),
+        (3.5, 1.0, 0.0),
+        (3.5, 1.0, 37.0),
+        (3.5, 1.25, 205.0),
+    ],
+)
+def test_star_keeps_its_place_and_flux(fwhm: float, scale: float, rotation: float) -> None:
+    side, flux = 128, 50000.0
+    grid, wcs = canvas(256), header(side, rotation=rotation, scale=scale)
+    rows = columns = slice(0, 256)
+    rng = np.random.default_rng(5)
+    shift = (0.75, -1.5)
+    for _ in range(6):
+        x, y = rng.uniform(50, 78, 2)
+        frame = gaussian(side, x, y, fwhm, flux) + np.float32(50.0)
+        got, _ = project(
+            frame, grid, wcs, rows, columns,
+            shift=shift, scale=surface.constant(1.3), offset=surface.constant(50.0),
+        )  # fmt: skip
+        cx, cy = sky_to_pixel(
+            grid.wcs, *pixel_to_sky(parse_wcs(wcs), np.array([x - shift[0]]), np.array([y - shift[1]]))
+        )
+        yy, xx = np.mgrid[:256, :256]
+        near = np.hypot(xx - cx[0], yy - cy[0]) < 6 * fwhm * scale
+        light = got[near].astype(float)
+        assert light.sum() == pytest.approx(1.3 * flux, rel=2e-3)
+        assert (light * xx[near]).sum() / light.sum() == pytest.approx(cx[0], abs=0.01)
+        assert (light * yy[near]).sum() / light.sum() == pytest.approx(cy[0], abs=0.01)
+
+
+def test_normalization_surfaces_are_applied_in_detector_coordinates() -> None:
+    side = 400
+    grid, wcs = canvas(640), header(side, rotation=25.0)
+    rows = columns = slice(0, 640)
+    u = surface.sample_positions()
+    scale = surface.fit(1.0 + 0.2 * u[None, :] * u[:, None])
+    offset = surface.fit(100.0 + 80.0 * u[None, :] ** 2 - 60.0 * u[:, None])
+    uu, vv = np.meshgrid(np.arange(side) / (side - 1), np.arange(side) / (side - 1))
+    sky = 500.0
+    frame = (sky / (1.0 + 0.2 * uu * vv) + 100.0 + 80.0 * uu**2 - 60.0 * vv).astype(np.float32)
+    got, _ = project(frame, grid, wcs, rows, columns, scale=scale, offset=offset)
+    # To the frame's very edge, where the outer nodes lie beyond it.
+    assert np.nanmax(np.abs(got - sky)) < 0.4
+    assert np.nanstd(got) < 0.1
+
+
+def test_a_missing_pixel_neither_spreads_nor_is_filled() -> None:
+    frame = np.full((96, 96), 20.0, dtype=np.float32)
+    frame[48, 48] = np.nan
+    grid, wcs = canvas(128), header(96, centre=(48.3, 48.6))
+    got, _ = project(frame, grid, wcs, slice(32, 96), slice(32, 96))
+    assert 1 <= np.isnan(got).sum() <= 2
+    np.testing.assert_allclose(got[np.isfinite(got)], 20.0, rtol=1e-6)
+    frame[40:56, 40:56] = np.nan
+    got, _ = project(frame, grid, wcs, slice(32, 96), slice(32, 96))
+    assert 15 * 15 <= np.isnan(got).sum() <= 18 * 18
+
+
+def test_taper_falls_smoothly_to_the_edge_and_never_to_zero() -> None:
+    frame = np.ones((128, 128), dtype=np.float32)
+    # The frame covers canvas pixels 64 … 191 exactly.
+    grid, wcs = canvas(256), header(128)
+    rows = columns = slice(0, 256)
+    _, codes = project(frame, grid, wcs, rows, columns, taper=20.0)
+    profile = taper_weight(codes[128, 64:192])
+    t = np.clip((np.minimum(np.arange(128), np.arange(127, -1, -1)) + 0.5) / 20.0, 0, 1)
+    np.testing.assert_allclose(profile, t**3 * (10 - 15 * t + 6 * t * t), atol=0.005)
+    assert profile.min() > 0
+    assert (codes[64:192, 64:192] >= 1).all()
+    assert codes[:64].max() == 0
+
+
+@pytest.mark.parametrize("sip", [0.0, 8.0])
+def test_a_pixel_does_not_depend_on_the_window_it_is_computed_in(sip: float) -> None:
+    rng = np.random.default_rng(11)
+    frame = rng.normal(100, 10, (300, 300)).astype(np.float32)
+    frame[rng.random(frame.shape) < 0.01] = np.nan
+    grid, wcs = canvas(512), header(300, rotation=17.0, sip=sip, at=(83.01, -5.01))
+    extra = {"scale": surface.constant(1.1), "offset": surface.constant(3.0), "taper": 15.0}
+    rows = columns = slice(0, 512)
+    whole, codes = project(frame, grid, wcs, rows, columns, **extra)  # type: ignore[arg-type]
+    for r, c in (
+        (slice(201, 264), slice(103, 400)),
+        (slice(256, 257), slice(90, 333)),
+        (slice(96, 160), slice(128, 256)),
+    ):
+        part, part_codes = project(frame, grid, wcs, r, c, **extra)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(part, whole[r, c])
+        np.testing.assert_array_equal(part_codes, codes[r, c])
+
+
+def test_noise_factor_is_what_white_noise_shows() -> None:
+    rng = np.random.default_rng(2)
+    frame = rng.normal(0, 1, (400, 400)).astype(np.float32)
+    grid, wcs = canvas(512), header(400, rotation=29.0)
+    got, _ = project(frame, grid, wcs, slice(150, 360), slice(150, 360))
+    assert np.var(got) == pytest.approx(kernel_noise_factor(), rel=0.03)
+    assert 0.7 < kernel_noise_factor() < 0.9
+
+
+def test_window_is_none_where_frame_and_canvas_do_not_meet() -> None:
+    grid, wcs = canvas(1024), header(128)
+    seen = mapped(grid, wcs, 128, slice(0, 128), slice(0, 128))
+    assert seen.window(slice(0, 128), slice(0, 128)) is None
