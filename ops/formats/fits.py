@@ -11,43 +11,28 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from skyloom.ops.formats.fits_header import BLOCK, CARD, Card, FitsError, Header
+from skyloom.ops.formats.fits_header import BLOCK, CARD, Card, Header
 from skyloom.ops.formats.fits_pixels import FitsSource, Stream, physical
+from skyloom.ops.formats.frame_file import FrameFile, UnusableFile
 
 __all__ = [
     "BLOCK",
     "Card",
-    "FitsError",
-    "FitsFile",
     "FitsSource",
+    "FrameFile",
     "Header",
+    "UnusableFile",
     "examine",
     "physical",
     "plain_content",
     "sample_offsets",
 ]
 
+SUFFIXES = (".fit", ".fits", ".fts", ".fz", ".gz", ".bz2", ".z")
 MAX_HEADER_BYTES = 4 * 2**20
 MAX_HDUS = 200
 SAMPLES = 16
 SAMPLE_BYTES = 16 * 1024
-
-
-@dataclass(frozen=True)
-class FitsFile:
-    """What the headers of a FITS file say of the frame in it."""
-
-    source: FitsSource
-    header: Header
-    """Header of the image; keywords it lacks come from the primary header."""
-    wcs_header: Header
-    """Header the WCS is to be taken from."""
-    content: str
-    """Content id, 16 hex digits: of size, headers and samples of the data."""
-    header_digest: str
-    """Digest of the headers alone."""
-    notes: tuple[str, ...]
-    """Oddities worth telling."""
 
 
 _SIGNATURES = (
@@ -68,7 +53,7 @@ _AUXILIARY = re.compile(
 )
 
 
-def examine(path: str | Path) -> FitsFile:
+def examine(path: str | Path) -> FrameFile:
     """Plan, headers and content id of the frame in a FITS file, from a few short reads.
 
     The frame is the primary image, or else the first image extension with data that is not a companion (errors,
@@ -76,7 +61,7 @@ def examine(path: str | Path) -> FitsFile:
 
     Raises
     ------
-    FitsError
+    UnusableFile
         If there is no such image, or the file is not what its headers promise; the reason has numbers and remedy.
     """
     name = os.fspath(path)
@@ -85,26 +70,26 @@ def examine(path: str | Path) -> FitsFile:
             facts = os.fstat(file.fileno())
             head = file.read(64)
     except OSError as failure:
-        raise FitsError(name, f"cannot be read: {failure.strerror or failure}") from failure
+        raise UnusableFile(name, f"cannot be read: {failure.strerror or failure}") from failure
     codec = _check_signature(name, head, facts.st_size)
     try:
         with Stream(name, codec) as stream:
             return _examine(name, stream, codec, facts.st_size, facts.st_mtime_ns)
     except OSError as failure:
-        raise FitsError(name, f"cannot be read: {failure.strerror or failure}") from failure
+        raise UnusableFile(name, f"cannot be read: {failure.strerror or failure}") from failure
 
 
 def _check_signature(name: str, head: bytes, size: int) -> str:
     """Codec of the whole file."""
     if size == 0:
-        raise FitsError(name, "empty file (0 bytes); copy it again")
+        raise UnusableFile(name, "empty file (0 bytes); copy it again")
     if head.startswith(b"\x1f\x8b"):
         return "gzip"
     if head.startswith(b"BZh"):
         return "bzip2"
     for signature, reason in _SIGNATURES:
         if head.startswith(signature):
-            raise FitsError(name, reason)
+            raise UnusableFile(name, reason)
     _check_simple(name, head, size)
     return ""
 
@@ -113,9 +98,9 @@ def _check_simple(name: str, head: bytes, size: int) -> None:
     if head.startswith(b"SIMPLE  ="):
         return
     if b"SIMPLE  ="[: len(head)] == head:
-        raise FitsError(name, f"truncated: only {size} bytes; copy it again")
+        raise UnusableFile(name, f"truncated: only {size} bytes; copy it again")
     what = "text" if head.isascii() and not re.search(rb"[\x00-\x08\x0e-\x1f]", head) else "binary"
-    raise FitsError(name, f"not a FITS file: it begins with {what} {head[:16]!r}, not with SIMPLE")
+    raise UnusableFile(name, f"not a FITS file: it begins with {what} {head[:16]!r}, not with SIMPLE")
 
 
 @dataclass(frozen=True)
@@ -170,7 +155,9 @@ def _header_bytes(name: str, stream: Stream, offset: int, index: int) -> bytes:
                 return data[:end] if len(data) >= end else data.ljust(end, b" ")
         if len(data) < count or count > MAX_HEADER_BYTES:
             where = "header" if index == 0 else f"header of extension {index}"
-            raise FitsError(name, f"truncated {where}: {len(data)} bytes without an END card; copy the file again")
+            raise UnusableFile(
+                name, f"truncated {where}: {len(data)} bytes without an END card; copy the file again"
+            )
         count *= 4
 
 
@@ -180,14 +167,14 @@ def _integer(name: str, header: Header, keyword: str, low: int = 0, default: int
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         found = "is missing" if keyword not in header else f"= {header[keyword].value!r} makes no sense"
-        raise FitsError(name, f"broken header: {keyword} {found}; write the file again")
+        raise UnusableFile(name, f"broken header: {keyword} {found}; write the file again")
     return value
 
 
 def _axes(name: str, header: Header, prefix: str = "") -> list[int]:
     count = _integer(name, header, f"{prefix}NAXIS")
     if count > 999:
-        raise FitsError(name, f"broken header: {prefix}NAXIS = {count}; write the file again")
+        raise UnusableFile(name, f"broken header: {prefix}NAXIS = {count}; write the file again")
     return [_integer(name, header, f"{prefix}NAXIS{i + 1}") for i in range(count)]
 
 
@@ -209,22 +196,22 @@ def _stored_bytes(name: str, header: Header) -> int:
 def _bitpix(name: str, header: Header, keyword: str = "BITPIX") -> int:
     bits = _integer(name, header, keyword, low=-64)
     if bits not in (8, 16, 32, 64, -32, -64):
-        raise FitsError(name, f"broken header: {keyword} = {bits}; FITS knows 8, 16, 32, 64, -32, -64")
+        raise UnusableFile(name, f"broken header: {keyword} = {bits}; FITS knows 8, 16, 32, 64, -32, -64")
     return bits
 
 
-def _examine(name: str, stream: Stream, codec: str, size: int, mtime_ns: int) -> FitsFile:
+def _examine(name: str, stream: Stream, codec: str, size: int, mtime_ns: int) -> FrameFile:
     primary: Header | None = None
     chosen: _Unit | None = None
     source: FitsSource | None = None
-    refused: FitsError | None = None
+    refused: UnusableFile | None = None
     headers: list[bytes] = []
     extensions, others = 0, 0
     units = _units(name, stream, size, bool(codec))
     while True:
         try:
             unit = next(units, None)
-        except FitsError:
+        except UnusableFile:
             if source is None:
                 raise
             break  # what follows the frame may be broken: the frame is not
@@ -238,7 +225,7 @@ def _examine(name: str, stream: Stream, codec: str, size: int, mtime_ns: int) ->
         extensions += unit.index > 0
         try:
             plan = _plan(name, unit, codec, size, mtime_ns)
-        except FitsError as failure:
+        except UnusableFile as failure:
             if unit.index == 0:
                 raise
             refused = refused or failure
@@ -251,7 +238,7 @@ def _examine(name: str, stream: Stream, codec: str, size: int, mtime_ns: int) ->
         if refused is not None:
             raise refused
         held = f"extensions: {extensions}, none of them a frame" if extensions else "only a header"
-        raise FitsError(name, f"no image in this FITS file ({held}); nothing to integrate")
+        raise UnusableFile(name, f"no image in this FITS file ({held}); nothing to integrate")
     _check_complete(name, stream, source, chosen, codec, size)
     notes = []
     if others:
@@ -263,7 +250,17 @@ def _examine(name: str, stream: Stream, codec: str, size: int, mtime_ns: int) ->
         notes.append(f"{header.odd} header card(s) violate the FITS standard and were skipped or guessed")
     digest = hashlib.blake2b(b"".join(headers), digest_size=8).hexdigest()
     content = _content(name, headers, source, chosen, size)
-    return FitsFile(source, header, wcs, content, digest, tuple(notes))
+    return FrameFile(
+        source=source,
+        header=header,
+        wcs_header=wcs,
+        content=content,
+        header_digest=digest,
+        bitpix=source.bitpix,
+        bzero=source.bzero,
+        codec=source.codec,
+        notes=tuple(notes),
+    )
 
 
 def _is_tiled(header: Header) -> bool:
@@ -287,9 +284,9 @@ def _plan(name: str, unit: _Unit, codec: str, size: int, mtime_ns: int) -> FitsS
     """Plan of the image of a unit; None where it holds none."""
     header = unit.header
     if unit.index == 0 and header.value("SIMPLE") is not True:
-        raise FitsError(name, "SIMPLE is not T: the file itself says it is no standard FITS; write it again")
+        raise UnusableFile(name, "SIMPLE is not T: the file itself says it is no standard FITS; write it again")
     if unit.index == 0 and header.value("GROUPS") is True:
-        raise FitsError(name, "random groups (interferometry), no image; nothing to integrate")
+        raise UnusableFile(name, "random groups (interferometry), no image; nothing to integrate")
     if not _has_image(header):
         return None
     tiled = _is_tiled(header)
@@ -300,21 +297,21 @@ def _plan(name: str, unit: _Unit, codec: str, size: int, mtime_ns: int) -> FitsS
         if unit.index == 0:
             # An empty primary before the real image is what many programs write.
             return None
-        raise FitsError(name, f"an image without pixels{where} ({' x '.join(map(str, axes))})")
+        raise UnusableFile(name, f"an image without pixels{where} ({' x '.join(map(str, axes))})")
     while len(axes) > 2 and axes[-1] == 1:
         axes.pop()
     if len(axes) > 2:
-        raise FitsError(
+        raise UnusableFile(
             name,
             f"{math.prod(axes[2:])} planes of {axes[0]} x {axes[1]} pixels{where}: colour planes and cubes are "
             "not taken yet; split it into planes",
         )
     if len(axes) < 2:
-        raise FitsError(name, f"a row of {math.prod(axes)} values{where}, no image")
+        raise UnusableFile(name, f"a row of {math.prod(axes)} values{where}, no image")
     bits = _bitpix(name, header, f"{prefix}BITPIX")
     bscale, bzero = _number(name, header, "BSCALE", 1.0), _number(name, header, "BZERO", 0.0)
     if bscale == 0.0:
-        raise FitsError(name, "broken header: BSCALE = 0 makes all pixels equal; write the file again")
+        raise UnusableFile(name, "broken header: BSCALE = 0 makes all pixels equal; write the file again")
     blank = None
     if bits > 0:
         found = header.value("BLANK")
@@ -346,7 +343,7 @@ def _number(name: str, header: Header, keyword: str, default: float) -> float:
         except ValueError:
             value = None
     if value is None or isinstance(value, bool) or not math.isfinite(value):
-        raise FitsError(name, f"broken header: {keyword} = {header[keyword].value!r}; write the file again")
+        raise UnusableFile(name, f"broken header: {keyword} = {header[keyword].value!r}; write the file again")
     return float(value)
 
 
@@ -365,7 +362,7 @@ def _check_complete(name: str, stream: Stream, source: FitsSource, unit: _Unit, 
     elif codec:
         found = stream.length()
     if found < end:
-        raise FitsError(
+        raise UnusableFile(
             name,
             f"truncated: {source.shape[1]} x {source.shape[0]} pixels (BITPIX {source.bitpix}) end at byte {end}, "
             f"the file has {found}; copy it again",
@@ -385,7 +382,7 @@ def _content(name: str, headers: list[bytes], source: FitsSource, unit: _Unit, s
     return digest.hexdigest()
 
 
-def plain_content(file: FitsFile) -> str:
+def plain_content(file: FrameFile) -> str:
     """Digest of headers and data as they are when decompressed: equal for a file and its compressed copy.
 
     Raises
@@ -394,6 +391,7 @@ def plain_content(file: FitsFile) -> str:
         If the file cannot be read.
     """
     source = file.source
+    assert isinstance(source, FitsSource)
     count = source.stored or abs(source.bitpix) // 8 * source.shape[0] * source.shape[1]
     digest = hashlib.blake2b(file.header_digest.encode(), digest_size=8)
     try:
@@ -401,7 +399,7 @@ def plain_content(file: FitsFile) -> str:
             for start in sample_offsets(count):
                 digest.update(stream.read_at(source.offset + start, min(SAMPLE_BYTES, count - start)))
     except OSError as failure:
-        raise FitsError(source.path, f"cannot be read: {failure.strerror or failure}") from failure
+        raise UnusableFile(source.path, f"cannot be read: {failure.strerror or failure}") from failure
     return digest.hexdigest()
 
 

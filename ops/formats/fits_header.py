@@ -6,27 +6,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from skyloom.ops.errors import DataError
-
 BLOCK = 2880
 """Bytes headers and data are padded to."""
 CARD = 80
 """Bytes of a header card."""
 
 Scalar = str | float | int | bool | None
-
-
-class FitsError(DataError):
-    """A FITS file that cannot be used; `reason` is the message without the file."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path = path
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[type[FitsError], tuple[str, str]]:
-        # The default would call __init__ with the one joined message; workers send errors pickled.
-        return (FitsError, (self.path, self.reason))
 
 
 class Card(NamedTuple):

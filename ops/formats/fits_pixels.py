@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyloom.ops.errors import DataError
-from skyloom.ops.formats.fits_header import BLOCK, CARD, FitsError, Header
+from skyloom.ops.formats.fits_header import BLOCK, CARD, Header
+from skyloom.ops.formats.frame_file import UnusableFile
 from skyloom.ops.frames import decoded, register_source
 
 IO_BUFFERS = 1024
@@ -73,7 +74,7 @@ class FitsSource:
         except DataError:
             raise
         except (OSError, ValueError) as failure:
-            raise FitsError(self.path, f"cannot be read: {failure}") from failure
+            raise UnusableFile(self.path, f"cannot be read: {failure}") from failure
 
     def _read_window(self, rows: slice, columns: slice) -> NDArray[Any]:
         """Stored numbers of a window.
@@ -108,7 +109,7 @@ class FitsSource:
         while done < len(place):
             part = os.preadv(descriptor, [place[done:]], offset + done)
             if part == 0:
-                raise FitsError(self.path, f"truncated while it was read (at byte {offset + done}); run again")
+                raise UnusableFile(self.path, f"truncated while it was read (at byte {offset + done}); run again")
             done += part
 
     @property
@@ -119,14 +120,14 @@ class FitsSource:
         try:
             now = Path(self.path).stat()
         except OSError as failure:
-            raise FitsError(self.path, f"cannot be read: {failure.strerror or failure}") from failure
+            raise UnusableFile(self.path, f"cannot be read: {failure.strerror or failure}") from failure
         if now.st_size != self.size:
-            raise FitsError(
+            raise UnusableFile(
                 self.path,
                 f"changed since it was ingested ({self.size} bytes then, {now.st_size} now); run again",
             )
         if now.st_mtime_ns != self.mtime_ns:
-            raise FitsError(self.path, "changed since it was ingested (it was written again); run again")
+            raise UnusableFile(self.path, "changed since it was ingested (it was written again); run again")
 
     def _decode(self) -> NDArray[Any]:
         """Whole frame as stored numbers."""
@@ -135,7 +136,7 @@ class FitsSource:
             header = stream.read_at(self.offset - self.tiled, self.tiled) if self.tiled else b""
             data = stream.read_at(self.offset, count)
         if len(data) < count:
-            raise FitsError(self.path, f"truncated: {len(data)} of {count} bytes of data")
+            raise UnusableFile(self.path, f"truncated: {len(data)} of {count} bytes of data")
         if self.tiled:
             _check_sum(self.path, header, data)
             return self._decode_tiles(header, data)
@@ -163,9 +164,9 @@ class FitsSource:
                 pixels = np.asarray(hdus[1].data)
         # Corrupt streams end in whatever the decoder trips over (zlib.error, struct.error, IndexError, …).
         except Exception as failure:
-            raise FitsError(self.path, f"corrupt tile-compressed data: {failure}") from failure
+            raise UnusableFile(self.path, f"corrupt tile-compressed data: {failure}") from failure
         if pixels.size != self.shape[0] * self.shape[1]:
-            raise FitsError(self.path, f"corrupt tile-compressed data: {pixels.shape} pixels, not {self.shape}")
+            raise UnusableFile(self.path, f"corrupt tile-compressed data: {pixels.shape} pixels, not {self.shape}")
         return pixels.reshape(self.shape)
 
 
@@ -184,7 +185,7 @@ def _check_sum(path: str, header: bytes, data: bytes) -> None:
     while total >> 32:
         total = (total & 0xFFFFFFFF) + (total >> 32)
     if total != expected:
-        raise FitsError(path, f"corrupt data: sum {total}, DATASUM says {expected}; copy it again")
+        raise UnusableFile(path, f"corrupt data: sum {total}, DATASUM says {expected}; copy it again")
 
 
 _TILE_CARDS = re.compile(
@@ -302,8 +303,8 @@ class Stream:
                         else:
                             return
         except (zlib.error, OSError, EOFError, ValueError) as failure:
-            raise FitsError(self._path, f"corrupt {self._codec} stream: {failure}; copy it again") from failure
-        raise FitsError(self._path, f"truncated {self._codec} stream (it ends before its end mark); copy it again")
+            raise UnusableFile(self._path, f"corrupt {self._codec} stream: {failure}; copy it again") from failure
+        raise UnusableFile(self._path, f"truncated {self._codec} stream (no end mark); copy it again")
 
 
 def _from_fields(fields: dict[str, Any]) -> FitsSource:

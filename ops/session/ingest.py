@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +20,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from skyloom.ops.errors import DataError
-from skyloom.ops.formats.fits import FitsError, FitsFile, examine, plain_content
+from skyloom.ops.formats.fits import FrameFile, UnusableFile, examine, plain_content
 from skyloom.ops.frames import open_source
 from skyloom.ops.grid import parse_wcs, pixel_to_sky
 from skyloom.ops.registry import Param, register
@@ -47,7 +47,7 @@ class _Frame:
     """A usable file."""
 
     path: Path
-    file: FitsFile
+    file: FrameFile
     facts: dict[str, Fact]
     wcs: str
     notes: tuple[str, ...]
@@ -99,7 +99,7 @@ def ingest(
         examined = pool.map(_try_examine, paths)
         # The WCS is made in this one thread: it holds the interpreter lock, and filters of warnings are global.
         for path, outcome in zip(paths, examined, strict=True):
-            if isinstance(outcome, FitsError):
+            if isinstance(outcome, UnusableFile):
                 left_out.append((names[path], outcome.reason))
             else:
                 found.append((names[path], _frame(path, outcome)))
@@ -181,15 +181,15 @@ def _short_names(paths: Sequence[Path]) -> dict[Path, str]:
 # --- examining ---
 
 
-def _try_examine(path: Path) -> FitsFile | FitsError:
+def _try_examine(path: Path) -> FrameFile | UnusableFile:
     try:
         return examine(path)
-    except FitsError as failure:
+    except UnusableFile as failure:
         return failure
 
 
-def _frame(path: Path, file: FitsFile) -> _Frame:
-    facts = read_facts(file.header, str(path), bitpix=file.source.bitpix, bzero=file.source.bzero)
+def _frame(path: Path, file: FrameFile) -> _Frame:
+    facts = read_facts(file.header, str(path), bitpix=file.bitpix, bzero=file.bzero)
     wcs, notes = celestial_wcs(file.wcs_header, file.source.shape)
     if "bayer" in facts:
         notes.append(f"colour sensor ({facts['bayer'].value}): pixels are taken as they are")
@@ -203,7 +203,7 @@ def _unique(frames: Sequence[tuple[str, _Frame]], left_out: list[tuple[str, str]
     # A compressed and a plain copy of a file share the header; only then is it worth decompressing to see.
     codecs: dict[str, set[str]] = {}
     for _, frame in frames:
-        codecs.setdefault(frame.file.header_digest, set()).add(frame.file.source.codec)
+        codecs.setdefault(frame.file.header_digest, set()).add(frame.file.codec)
     seen: dict[str, str] = {}
     for name, frame in frames:
         contents = [frame.file.content]
@@ -249,7 +249,7 @@ def _table(frames: Sequence[tuple[str, _Frame]], left_out: Sequence[tuple[str, s
         return np.array([str(v) for v in values], dtype=np.str_)
 
     facts = [f.facts for _, f in frames]
-    sources = [replace(f.file.source, path=str(f.path)) for _, f in frames]
+    sources = [f.file.source for _, f in frames]
     columns: dict[str, NDArray[Any]] = {
         "name": texts(n for n, _ in frames),
         "source": texts(s.spec() for s in sources),

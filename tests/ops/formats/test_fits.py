@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from skyloom.ops.errors import DataError
 from skyloom.ops.formats.fits import (
     BLOCK,
-    FitsError,
-    FitsFile,
+    FrameFile,
     Header,
+    UnusableFile,
     examine,
     physical,
     plain_content,
@@ -34,7 +34,7 @@ from skyloom.ops.frames import forget_decoded, open_source
 SHAPE = (23, 37)
 
 
-def full(file: FitsFile) -> NDArray[np.float32]:
+def full(file: FrameFile) -> NDArray[np.float32]:
     """All pixels, opened the way other modules do."""
     source = open_source(file.source.spec())
     return source.read(slice(0, source.shape[0]), slice(0, source.shape[1]))
@@ -250,7 +250,7 @@ def test_truncated_streams_are_refused(tmp_path: Path, codec: str, keep: float) 
     plain = plain_file(tmp_path / "plain", stored(">i2", (200, 300))).read_bytes()
     packed = gzip.compress(plain) if codec == "gzip" else bz2.compress(plain)
     (tmp_path / "a.fits").write_bytes(packed[: int(keep * len(packed))])
-    with pytest.raises(FitsError, match=f"truncated {codec} stream"):
+    with pytest.raises(UnusableFile, match=f"truncated {codec} stream"):
         examine(tmp_path / "a.fits")
 
 
@@ -258,14 +258,14 @@ def test_a_corrupt_stream_is_refused(tmp_path: Path) -> None:
     packed = bytearray(gzip.compress(plain_file(tmp_path / "plain", stored(">i2", (200, 300))).read_bytes()))
     packed[50:60] = b"\xff" * 10
     (tmp_path / "a.fits").write_bytes(packed)
-    with pytest.raises(FitsError, match="corrupt gzip stream"):
+    with pytest.raises(UnusableFile, match="corrupt gzip stream"):
         examine(tmp_path / "a.fits")
 
 
 def test_a_stream_that_ends_well_but_early_is_refused(tmp_path: Path) -> None:
     plain = plain_file(tmp_path / "plain", stored(">i2", (200, 300))).read_bytes()
     (tmp_path / "a.fits").write_bytes(gzip.compress(plain[:-BLOCK]))
-    with pytest.raises(FitsError, match=r"truncated: 300 x 200 pixels \(BITPIX 16\)"):
+    with pytest.raises(UnusableFile, match=r"truncated: 300 x 200 pixels \(BITPIX 16\)"):
         examine(tmp_path / "a.fits")
 
 
@@ -312,7 +312,7 @@ def test_corrupt_tiles_are_an_error_of_the_file(tmp_path: Path) -> None:
     start = file.source.offset + 8 * SHAPE[0]
     raw[start : start + 300] = b"\xa5" * 300
     (tmp_path / "a.fits").write_bytes(raw)
-    with pytest.raises(FitsError, match=r"a\.fits: corrupt tile-compressed data"):
+    with pytest.raises(UnusableFile, match=r"a\.fits: corrupt tile-compressed data"):
         full(examine(tmp_path / "a.fits"))
 
 
@@ -324,7 +324,7 @@ def test_a_wrong_data_sum_of_tiles_is_noticed(tmp_path: Path) -> None:
     raw = bytearray((tmp_path / "a.fits").read_bytes())
     raw[file.source.offset + file.source.stored - 40] ^= 1
     (tmp_path / "a.fits").write_bytes(raw)
-    with pytest.raises(FitsError, match=r"corrupt data: sum \d+, DATASUM says \d+"):
+    with pytest.raises(UnusableFile, match=r"corrupt data: sum \d+, DATASUM says \d+"):
         full(examine(tmp_path / "a.fits"))
 
 
@@ -332,7 +332,7 @@ def test_a_wrong_data_sum_of_tiles_is_noticed(tmp_path: Path) -> None:
 
 
 def refused(path: Path) -> str:
-    with pytest.raises(FitsError) as caught:
+    with pytest.raises(UnusableFile) as caught:
         examine(path)
     assert str(caught.value) == f"{path}: {caught.value.reason}"
     assert "\n" not in caught.value.reason
@@ -404,7 +404,7 @@ def test_a_folder_and_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_errors_travel_between_processes(tmp_path: Path) -> None:
-    error = FitsError("/x/a.fits", "broken")
+    error = UnusableFile("/x/a.fits", "broken")
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.path, again.reason) == ("/x/a.fits: broken", "/x/a.fits", "broken")
 
@@ -760,10 +760,10 @@ def _images(path: Path) -> list[Any]:
             ]
 
 
-def _outcome(path: Path) -> FitsFile | str:
+def _outcome(path: Path) -> FrameFile | str:
     try:
         return examine(path)
-    except FitsError as failure:
+    except UnusableFile as failure:
         return failure.reason
 
 

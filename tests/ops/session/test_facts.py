@@ -590,7 +590,7 @@ def test_real_headers(shared_data: Callable[[str], Path]) -> None:
     def facts(name: str, pattern: str) -> dict[str, Any]:
         path = sorted(shared_data(name).glob(pattern))[0]
         file = examine(path)
-        found = read_facts(file.header, str(path), bitpix=file.source.bitpix, bzero=file.source.bzero)
+        found = read_facts(file.header, str(path), bitpix=file.bitpix, bzero=file.bzero)
         return {k: f.value for k, f in found.items()}
 
     seestar = facts("seestar_m94_s1", "*")

@@ -1,0 +1,55 @@
+"""What every format makes of a file: frames with source, header and content id, or the reason why not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from skyloom.ops.errors import DataError
+from skyloom.ops.formats.fits_header import Header
+from skyloom.ops.frames import FrameSource
+
+
+class UnusableFile(DataError):
+    """A file no frame can be taken from; `reason` is the message without the file."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[UnusableFile], tuple[str, str]]:
+        # The default would call __init__ with the one joined message; workers send errors pickled.
+        return (UnusableFile, (self.path, self.reason))
+
+
+class FileSource(FrameSource, Protocol):
+    """A source that can say how to open it again."""
+
+    def spec(self) -> str:
+        """Text `open_source` makes this source from."""
+
+
+@dataclass(frozen=True)
+class FrameFile:
+    """A frame in a file. A colour image of three planes is three of them, one a band."""
+
+    source: FileSource
+    header: Header
+    """FITS cards. Other formats translate what they know into the keywords FITS programs use."""
+    wcs_header: Header
+    """Header the WCS is to be taken from."""
+    content: str
+    """Content id, 16 hex digits: of size, headers and samples of the data (and the plane)."""
+    header_digest: str
+    """Digest of the headers alone (and the plane)."""
+    bitpix: int
+    """Type of the stored numbers as FITS names it: 8, 16, 32, 64, -32, -64."""
+    bzero: float = 0.0
+    """What is added to stored integers: 32768 with 16 bits says they are unsigned."""
+    codec: str = ""
+    """How the whole file is compressed, "" for not at all: a plain and a compressed copy may be twins."""
+    band: str = ""
+    """Band of a colour plane ("R", "G", "B"); "" = the header says."""
+    notes: tuple[str, ...] = ()
+    """Oddities worth telling."""
