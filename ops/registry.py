@@ -162,6 +162,8 @@ class Op:
     summary: str
     optional_inputs: tuple[str, ...] = ()
     origin: str = field(default="skyloom")
+    table: bool = False
+    """True: the result is a table made at once from tables, anew in every run: it may name files."""
 
     def check(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Complete, checked parameters: defaults filled in.
@@ -206,6 +208,7 @@ def register(
     unit: tuple[str, ...] = (),
     cost: Callable[..., Cost] | None = None,
     sink: bool = False,
+    table: bool = False,
     name: str | None = None,
     origin: str = "skyloom",
 ) -> Callable[[Function], Function]:
@@ -221,6 +224,9 @@ def register(
         Called with the op's arguments, returns the `Cost` of its units.
     sink
         The op writes files for people: `function(*inputs, directory, ...)`, returns the paths.
+    table
+        The op makes a table at once from tables and headers, no pixels: it is made anew in every run (files may
+        have moved), and kept in the store for people to see.
     name
         Defaults to the function's.
     origin
@@ -240,6 +246,7 @@ def register(
             unit=unit,
             cost=cost,
             sink=sink,
+            table=table,
             origin=origin,
         )
         known = _OPS.get(entry.name)
@@ -259,6 +266,7 @@ def _describe(
     unit: tuple[str, ...],
     cost: Callable[..., Cost] | None,
     sink: bool,
+    table: bool,
     origin: str,
 ) -> Op:
     docs = _parameter_docs(function.__doc__ or "")
@@ -292,7 +300,18 @@ def _describe(
         )
     summary = (function.__doc__ or "").strip().partition("\n")[0]
     return Op(
-        name, function, version, tuple(inputs), parameters, unit, cost, sink, summary, tuple(optional), origin
+        name=name,
+        function=function,
+        version=version,
+        inputs=tuple(inputs),
+        parameters=parameters,
+        unit=unit,
+        cost=cost,
+        sink=sink,
+        summary=summary,
+        optional_inputs=tuple(optional),
+        origin=origin,
+        table=table,
     )
 
 

@@ -16,6 +16,7 @@ from skyloom.ops.errors import DataError, SkyloomError, prefixed
 from skyloom.ops.registry import FILES
 from skyloom.workflows.graph import Node, Workflow
 from skyloom.workflows.store import Store
+from skyloom.workflows.unpack import unpacked
 
 _NOT_CONTENT = {"name", "source", "facts"}
 """Columns that may change (a file renamed or moved) without the frames being others."""
@@ -31,6 +32,11 @@ class Step:
     """None for a sink: it makes files, no arrays."""
     stored: bool
     """Whether the dataset is the store's complete result."""
+
+
+def is_session(dataset: xr.Dataset | None) -> bool:
+    """Whether a result is a table of frames."""
+    return dataset is not None and "name" in dataset and "source" in dataset and "frame" in dataset.dims
 
 
 def table_key(node: Node, table: xr.Dataset) -> str:
@@ -80,11 +86,13 @@ def evaluate_node(
         if FILES in node.inputs.values():
             table = node.op.function(**arguments, **parameters)
             key = table_key(node, table)
+            if store is not None and is_session(table):
+                table = unpacked(table, store)
             return Step(node, key, _signed(table, node, key, inputs), stored=False)
         key = node.key(inputs[p].key for p in node.inputs.values())
         if node.op.sink:
             return Step(node, key, None, stored=False)
-        if store is not None and store.is_complete(node.name, key):
+        if not node.op.table and store is not None and store.is_complete(node.name, key):
             return Step(node, key, store.open(node.name, key), stored=True)
         dataset = node.op.function(**arguments, **parameters)
     except SkyloomError as problem:

@@ -16,6 +16,9 @@ from skyloom.configs.loader import NodeSpec, WorkflowSpec, load_workflow
 from skyloom.ops.errors import ConfigError, prefixed
 from skyloom.ops.registry import FILES, Op, get_op, suggest
 
+RESERVED = "frames"
+"""Where the store keeps decoded frames."""
+
 
 @dataclass(frozen=True)
 class Node:
@@ -65,6 +68,8 @@ class Workflow:
                 raise ConfigError(f"{spec.origin}: node {name!r} is there twice")
             if name == FILES:
                 raise ConfigError(f"{spec.origin}: {FILES!r} is the workflow's own input, no name for a node")
+            if name == RESERVED:
+                raise ConfigError(f"{spec.origin}: {RESERVED!r} is where decoded frames lie, no name for a node")
             if not name.replace("_", "").replace("-", "").isalnum():
                 raise ConfigError(
                     f"{spec.origin}: node {name!r}: a name has letters, digits, - and _ only (it names a group)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from skyloom.ops.errors import CapacityError
 from skyloom.ops.footprints import overlap
 from skyloom.ops.grid import Grid
 from skyloom.ops.registry import FILES, Cost
-from skyloom.workflows.evaluate import Step, evaluate_node
+from skyloom.workflows.evaluate import Step, evaluate_node, is_session
 from skyloom.workflows.graph import Node, Workflow
 from skyloom.workflows.machine import BASE_BYTES, available_memory, format_bytes, format_seconds
 from skyloom.workflows.store import Layout, Store
+from skyloom.workflows.unpack import frame_bytes, packed_frames
 
 TASK_MEMORY = "task_memory"
 """Execution parameter by which an op takes its bytes a task."""
@@ -160,43 +161,43 @@ def _memory_remedy(node: NodePlan, declared: Node) -> str:
     return "raise --memory"
 
 
-def frame_reasons(dataset: xr.Dataset, session: xr.Dataset, *, compute: bool = False) -> list[tuple[str, str]]:
-    """(frame name, reason) of the frames a result leaves out.
+def left_out(results: Iterable[tuple[xr.Dataset, bool]]) -> tuple[tuple[str, str], ...]:
+    """(frame, reason) of every frame left out, once, with its first reason.
 
-    Only what is known without computing, unless `compute` (for stored results it is a small read).
+    Parameters
+    ----------
+    results
+        Results in the order of the work, each with whether its lazy reasons may be computed (of a stored result
+        that is a small read).
     """
-    found = []
-    names = dict(zip(session["frame"].values.tolist(), session["name"].values.tolist(), strict=True))
-    for name, variable in dataset.variables.items():
-        if not str(name).endswith("reason") or variable.dims != ("frame",):
-            continue
-        if variable.chunks is not None and not compute:
-            continue
-        for frame, reason in zip(dataset["frame"].values.tolist(), variable.values.tolist(), strict=True):
-            if reason:
-                found.append((names.get(frame, frame), str(reason)))
-    return found
+    found: dict[str, str] = {}
+    names: dict[str, str] = {}
+    for dataset, compute in results:
+        if is_session(dataset):
+            names.update(zip(dataset["frame"].values.tolist(), dataset["name"].values.tolist(), strict=True))
+            for name, reason in json.loads(dataset.attrs.get("left_out", "[]")):
+                found.setdefault(str(name), str(reason))
+        for name, variable in dataset.variables.items():
+            if not str(name).endswith("reason") or variable.dims != ("frame",):
+                continue
+            if variable.chunks is not None and not compute:
+                continue
+            for frame, reason in zip(dataset["frame"].values.tolist(), variable.values.tolist(), strict=True):
+                if reason:
+                    found.setdefault(names.get(frame, str(frame)), str(reason))
+    return tuple(found.items())
+
+
+def _left_out_of(steps: Mapping[str, Step]) -> tuple[tuple[str, str], ...]:
+    return left_out((s.dataset, s.stored) for s in steps.values() if s.dataset is not None)
 
 
 def session_of(steps: Mapping[str, Step]) -> xr.Dataset | None:
-    """The table of frames of a workflow, if it has one."""
+    """The table of the user's frames, if the workflow has one."""
     for step in steps.values():
-        if FILES in step.node.inputs.values() and step.dataset is not None and "wcs" in step.dataset:
+        if FILES in step.node.inputs.values() and is_session(step.dataset):
             return step.dataset
     return None
-
-
-def left_out_frames(steps: Mapping[str, Step]) -> tuple[tuple[str, str], ...]:
-    """Every frame left out so far, once, with its first reason."""
-    session = session_of(steps)
-    if session is None:
-        return ()
-    found = dict(tuple(pair) for pair in json.loads(session.attrs.get("left_out", "[]")))
-    for step in steps.values():
-        if step.dataset is not None and "frame" in step.dataset.dims:
-            for name, reason in frame_reasons(step.dataset, session, compute=step.stored):
-                found.setdefault(name, reason)
-    return tuple(found.items())
 
 
 def node_cost(step: Step, inputs: Mapping[str, Step], layout: Layout, execution: Mapping[str, Any]) -> Cost:
@@ -252,8 +253,8 @@ def make_plan(
         steps=steps,
         nodes=tuple(plans),
         frames=session.sizes["frame"] if session is not None else 0,
-        left_out=left_out_frames(steps),
-        canvas=_canvas(steps, session),
+        left_out=_left_out_of(steps),
+        canvas=_canvas(steps),
         memory_limit=limit,
         disk_free=_disk_free(store) if store is not None else None,
         workers=workers,
@@ -332,7 +333,8 @@ def _cost_of(
     assert step.dataset is not None
     layout = Layout.of(step.dataset, node.op.unit, node=node.name)
     if not layout.variables:
-        return Planned(step, replace(base, units=1, bytes_written=float(step.dataset.nbytes)))
+        plan = replace(base, units=1, bytes_written=float(step.dataset.nbytes))
+        return Planned(step, _with_unpacking(plan, step, store))
     cost = node_cost(step, steps, layout, execution)
     todo = np.asarray(cost.work > 0)  # of a node in one piece it would be a scalar
     empty = int(todo.size - todo.sum())
@@ -357,9 +359,26 @@ def _cost_of(
     return Planned(step, plan, layout, cost.work)
 
 
-def _canvas(steps: Mapping[str, Step], session: xr.Dataset | None) -> Canvas | None:
-    on_grid = [s.dataset for s in steps.values() if s.dataset is not None and "grid_wcs" in s.dataset.attrs]
-    if not on_grid or session is None:
+def _with_unpacking(plan: NodePlan, step: Step, store: Store | None) -> NodePlan:
+    """Add what it costs to decode the frames that cannot be read by window."""
+    if FILES not in step.node.inputs.values() or step.dataset is None or not is_session(step.dataset):
+        return plan
+    written, peak = frame_bytes(step.dataset, packed_frames(step.dataset, store))
+    return replace(
+        plan,
+        bytes_written=plan.bytes_written + written,
+        unit_memory=peak,
+        seconds=written / 4e6 / _DEFAULT_RATE,
+    )
+
+
+def _canvas(steps: Mapping[str, Step]) -> Canvas | None:
+    found = [s for s in steps.values() if s.dataset is not None and "grid_wcs" in s.dataset.attrs]
+    session = (
+        steps[found[0].node.inputs["session"]].dataset if found and "session" in found[0].node.inputs else None
+    )
+    on_grid = [s.dataset for s in found if s.dataset is not None]
+    if session is None:
         return None
     grid = Grid.from_attrs(on_grid[-1].attrs)
     use = next(

@@ -24,14 +24,15 @@ def quality(store: Store) -> list[str]:
         Lines for people; empty where neither node has a result.
     """
     results = {str(store.op(n)): store.open(n) for n in store.nodes() if store.newest(n)}
-    session = results.get("ingest")
-    if session is None:
-        return []
     lines = []
     if "register" in results:
         lines.append(_registration(results["register"]))
     if "normalize" in results:
-        lines.extend(_normalization(session, results["normalize"]))
+        frames = results["normalize"]["frame"].values
+        for session in results.values():
+            if "name" in session and "band" in session and np.array_equal(session["frame"].values, frames):
+                lines.extend(_normalization(session, results["normalize"]))
+                break
     return lines
 
 

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,16 @@ from dask.optimization import cull
 
 from skyloom.ops.errors import CapacityError, ConfigError, DataError, SkyloomError, prefixed
 from skyloom.ops.registry import FILES
-from skyloom.workflows.evaluate import Step
+from skyloom.workflows.evaluate import Step, is_session
 from skyloom.workflows.graph import Workflow
 from skyloom.workflows.journal import UnitRecord
-from skyloom.workflows.machine import format_bytes, format_seconds, peak_memory, release_memory
-from skyloom.workflows.plan import Plan, Planned, left_out_frames, make_plan, plan_node
+from skyloom.workflows.machine import BASE_BYTES, count, format_bytes, format_seconds, peak_memory, release_memory
+from skyloom.workflows.plan import Plan, Planned, left_out, make_plan, plan_node
 from skyloom.workflows.progress import Advance, Reporter, Silent
 from skyloom.workflows.quality import quality
 from skyloom.workflows.schedulers import Scheduler, default_workers, open_scheduler
 from skyloom.workflows.store import Layout, Store, UnitWriter, disk_errors
+from skyloom.workflows.unpack import frame_bytes, packed_frames, unpack, unpacked
 
 RECENT_SECONDS = 60.0
 """On resume, units journaled this long before the last one are read back: their pixels may not have reached
@@ -145,6 +146,7 @@ class Run:
                 if FILES in node.inputs.values():
                     step = self.plan.steps[node.name]
                     self._store_table(step)
+                    step = self._unpack(step)
                     planned = Planned(step, next(n for n in self.plan.nodes if n.name == node.name))
                 else:
                     planned = plan_node(
@@ -155,6 +157,10 @@ class Run:
                         limit=self.plan.memory_limit,
                         workers=self.scheduler.workers if self.scheduler.local else 1,
                     )
+                    if node.op.table:
+                        self._store_table(planned.step)
+                        steps[node.name] = planned.step
+                        continue
                     report, made = self._run_node(planned, steps)
                     reports.append(report)
                     outputs.extend(made)
@@ -173,7 +179,7 @@ class Run:
         result = RunReport(
             project=self.store.project,
             nodes=tuple(reports),
-            left_out=left_out_frames(steps),
+            left_out=left_out((s.dataset, s.stored) for s in steps.values() if s.dataset is not None),
             quality=tuple(quality(self.store)),
             outputs=tuple(outputs),
             seconds=time.monotonic() - begin,
@@ -194,13 +200,45 @@ class Run:
         if self.store.is_complete(name, step.key):
             stored = self.store.open(name, step.key)
             same = stored.attrs == step.dataset.attrs and all(
-                np.array_equal(stored[v].values, step.dataset[v].values) for v in ("name", "source") if v in stored
+                np.array_equal(stored[v].values, step.dataset[v].values)
+                for v in ("name", "source", "facts")
+                if v in stored
             )
             if same:
                 self.reporter.node_ends(name, seconds=0.0, note="as before")
                 return
         self.store.write_table(name, step.key, step.dataset, self._meta(step))
-        self.reporter.node_ends(name, seconds=0.0, note=f"{self.plan.frames} frames")
+        self.reporter.node_ends(name, seconds=0.0, note=count(step.dataset.sizes.get("frame", 0), "frame"))
+
+    def _unpack(self, step: Step) -> Step:
+        """Decode the frames that cannot be read by window into the store, once."""
+        session = step.dataset
+        if session is None or not is_session(session):
+            return step
+        rows = packed_frames(session, self.store)
+        if not rows:
+            return step
+        begin = time.monotonic()
+        pixels = (session["height"].values * session["width"].values).astype(float) / 1e6
+        total, work, failed = float(pixels[rows].sum()), 0.0, 0
+        _, peak = frame_bytes(session, rows)
+        workers = self.scheduler.window
+        if self.scheduler.local:
+            workers = max(1, min(self.scheduler.workers, int((self.plan.memory_limit - BASE_BYTES) // peak)))
+        self.reporter.node_begins("unpack", units=len(rows), done=0)
+        for done, (row, problem) in enumerate(
+            unpack(session, rows, self.store, self.scheduler, workers=workers), start=1
+        ):
+            work += float(pixels[row])
+            failed += bool(problem)
+            if problem:
+                self.log("unpack", frame=str(session["name"].values[row]), reason=problem)
+            seconds = time.monotonic() - begin
+            self.reporter.unit_done(Advance("unpack", done, len(rows), work, total, seconds))
+            self._check_stop()
+        note = f"{count(len(rows), 'frame')} decoded" + (f", {failed} cannot be" if failed else "")
+        self.reporter.node_ends("unpack", seconds=time.monotonic() - begin, note=note)
+        return replace(step, dataset=unpacked(session, self.store))
 
     def _stored(self, step: Step) -> Step:
         if step.dataset is None or step.stored:
@@ -246,8 +284,6 @@ class Run:
 
     def plan_refusal(self, planned: Planned) -> None:
         """Refuse a node whose cost, now that its inputs are known, does not fit."""
-        from dataclasses import replace
-
         replace(self.plan, nodes=(planned.plan,)).check()
 
     def _run_sink(self, step: Step, steps: Mapping[str, Step]) -> list[Path]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from skyloom.ops.errors import DataError
-from skyloom.workflows.plan import frame_reasons
+from skyloom.workflows.evaluate import is_session
+from skyloom.workflows.plan import left_out
 from skyloom.workflows.store import Store
 
 
@@ -69,13 +69,7 @@ def project_status(project: Path) -> tuple[list[dict[str, Any]], list[tuple[str,
 
 
 def _left_out(store: Store) -> list[tuple[str, str]]:
-    complete = {n: store.open(n) for n in store.nodes() if store.newest(n)}
-    session = next((d for d in complete.values() if "left_out" in d.attrs and "wcs" in d), None)
-    if session is None:
-        return []
-    found = {str(n): str(r) for n, r in json.loads(session.attrs["left_out"])}
-    for dataset in complete.values():
-        if "frame" in dataset.dims:
-            for name, reason in frame_reasons(dataset, session, compute=True):
-                found.setdefault(name, reason)
-    return list(found.items())
+    complete = [store.open(n) for n in store.nodes() if store.newest(n)]
+    # Names come with the tables of frames: those first.
+    complete.sort(key=lambda d: not is_session(d))
+    return list(left_out((d, True) for d in complete))

@@ -26,16 +26,21 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from skyloom.ops.arrays import LOCATION
 from skyloom.ops.errors import CapacityError, ConfigError, DataError
+from skyloom.workflows.graph import RESERVED
 from skyloom.workflows.journal import Journal
+from skyloom.workflows.stored import location
 
 STORE_NAME = "project.zarr"
+FRAMES = RESERVED
+"""Group of decoded frames."""
 INNER_CHUNK = 256
 """Chunk inside a shard (pixels): what a preview or a halo reads at least."""
 
 # Noise does not compress: lz4 with bit shuffling costs next to nothing and takes what there is.
 # The checksum makes a chunk that rots or was torn by a power cut an error, never wrong pixels.
-_COMPRESSORS = (BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec())
+COMPRESSORS = (BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec())
 
 # zarr's own pools multiply with dask's threads.
 zarr.config.set({"async.concurrency": 4, "threading.max_workers": 2})
@@ -276,7 +281,8 @@ class Store:
         """Names of the nodes with a result here."""
         if not self.root.exists():
             return []
-        return sorted(p.name for p in self.root.iterdir() if p.is_dir() and self.keys(p.name))
+        folders = [p.name for p in self.root.iterdir() if p.is_dir() and p.name != FRAMES]
+        return sorted(name for name in folders if self.keys(name))
 
     def op(self, node: str) -> str | None:
         """Name of the op behind the newest result of a node."""
@@ -376,7 +382,9 @@ class Store:
             variables[name] = xr.Variable(dims, data, item)
         assert isinstance(coordinates, list)
         coords = {n: v for n, v in variables.items() if n in coordinates}
-        return xr.Dataset({n: v for n, v in variables.items() if n not in coords}, coords, attrs)
+        dataset = xr.Dataset({n: v for n, v in variables.items() if n not in coords}, coords, attrs)
+        dataset.encoding[LOCATION] = location(str(self.root), f"{node}/{key}")
+        return dataset
 
 
 def _as_text(data: NDArray[Any]) -> NDArray[Any]:
@@ -421,7 +429,7 @@ def _create_lazy(group: zarr.Group, variable: VariableLayout, source: xr.Variabl
         dtype=str if text else dtype,
         chunks=chunks,
         shards=shards,
-        compressors=None if text else _COMPRESSORS,
+        compressors=None if text else COMPRESSORS,
         fill_value="" if text else (np.nan if dtype.kind == "f" else 0),
         dimension_names=variable.dims,
         attributes=attributes,
