@@ -42,7 +42,7 @@ SAMPLE_BYTES = 4 + 1
 RESULT_BYTES = 3 * 4 + 3 * 2
 """Bytes of a finished pixel."""
 SOURCE_BYTES = 4 + 4
-"""Bytes of a frame pixel while it is read: float32 and what it was decoded from."""
+"""Bytes of a frame pixel while it is read: float32 and what it was decoded from. Calibrated frames take more."""
 RATE = 9.0
 """Mpixel·frames a second of each of two tasks at a time: resampling 30, rejection and mean 50, writing 60."""
 
@@ -76,6 +76,8 @@ class Options:
     taper: float
     weighting: Weighting
     task_memory: float
+    source_bytes: float
+    """Bytes a frame pixel takes while it is read."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,9 @@ def _strip_bytes(depth: int, rows: int, columns: int) -> float:
     return float(pixels * (depth * SAMPLE_BYTES + PIXEL_BYTES))
 
 
-def _strip_rows(grid: Grid, index: tuple[int, ...], pieces: list[_Piece], task_memory: float) -> tuple[int, float]:
+def _strip_rows(
+    grid: Grid, index: tuple[int, ...], pieces: list[_Piece], task_memory: float, source_bytes: float
+) -> tuple[int, float]:
     """Rows to compute at a time, and the task's peak of memory (bytes).
 
     Raises
@@ -212,7 +216,7 @@ def _strip_rows(grid: Grid, index: tuple[int, ...], pieces: list[_Piece], task_m
     window = grid.window(index[0], index[1])
     rows, columns = (s.stop - s.start for s in window)
     depth = len(pieces)
-    source = SOURCE_BYTES * max(p.window for p in pieces)
+    source = source_bytes * max(p.window for p in pieces)
     result = RESULT_BYTES * rows * columns
     for strips in range(1, -(-rows // MIN_STRIP) + 1):
         height = -(-rows // strips)
@@ -228,6 +232,10 @@ def _strip_rows(grid: Grid, index: tuple[int, ...], pieces: list[_Piece], task_m
         f"{height} rows, a task may take {task_memory / 2**20:.0f} MiB; raise the memory limit (--memory) or make "
         f"tile = {grid.tile} smaller"
     )
+
+
+def _source_bytes(session: xr.Dataset) -> float:
+    return float(session.attrs.get("source_bytes", SOURCE_BYTES))
 
 
 def _cost(
@@ -247,7 +255,7 @@ def _cost(
         # A frame within the margin only still costs its look-up.
         work[key] = sum(p.area for p in found) / 1e6 + 1e-3 * len(found)
         read[key] = 4.0 * sum(p.window for p in found)
-        memory[key] = _strip_rows(grid, key[1:], found, task_memory)[1]
+        memory[key] = _strip_rows(grid, key[1:], found, task_memory, _source_bytes(session))[1]
     return Cost(work=work, read=read, memory=memory, rate=RATE)
 
 
@@ -317,12 +325,16 @@ def integrate(
     sqrt(`kernel_noise_factor`) and neighbours correlated, so that sums over areas have the noise `variance` says.
     """
     options = Options(
-        Rejection(rejection, low=low, high=high, grow=2.0 if grow else None), taper, weighting, float(task_memory)
+        Rejection(rejection, low=low, high=high, grow=2.0 if grow else None),
+        taper,
+        weighting,
+        float(task_memory),
+        _source_bytes(session),
     )
     grid = _canvas(registration, tile)
     bands, pieces = _index(session, registration, grid)
     for key, found in pieces.items():
-        _strip_rows(grid, key[1:], found, options.task_memory)
+        _strip_rows(grid, key[1:], found, options.task_memory, options.source_bytes)
     dependencies, solution_task = _solution_task(session, registration, normalization, options)
     token = tokenize(
         [session[v].values.tolist() for v in ("frame", "name", "source", "wcs", "height", "width", "band")],
@@ -449,7 +461,7 @@ def integrate_tile(spec: TileSpec, solution: Solution) -> Combined:
     weight = 1.0 / noise**2 if options.weighting == "inverse_variance" else np.ones(len(frames))
 
     pieces = [_Piece(frame.index, 0.0, _window_pixels(seen, wide_rows, wide_columns)) for frame, seen in frames]
-    step, _ = _strip_rows(grid, spec.index, pieces, options.task_memory)
+    step, _ = _strip_rows(grid, spec.index, pieces, options.task_memory, options.source_bytes)
     buffer_shape = (len(frames), min(step + 2 * HALO, grid.shape[0]), wide_columns.stop - wide_columns.start)
     stack = np.empty(buffer_shape, dtype=np.float32)
     codes = np.empty(buffer_shape, dtype=np.uint8)

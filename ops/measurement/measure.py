@@ -175,6 +175,8 @@ def _pick(results: tuple[Any, ...], index: int) -> Any:
 
 BYTES_PER_PIXEL = 14.0
 """Peak of a frame's task: pixels and detection image (float32), masks, and the reader's own copy."""
+SOURCE_BYTES = 8.0
+"""Of them, what reading takes: pixels and what they were decoded from. A session of calibrated frames says more."""
 _FIXED_BYTES = 40e6
 RATE = 18.0
 """Mpixel a second of each of two tasks at a time; one alone does 36, but sep holds the interpreter."""
@@ -183,7 +185,9 @@ RATE = 18.0
 def measure_cost(session: xr.Dataset, **parameters: Any) -> Cost:
     """Cost of `measure`: one unit a frame."""
     pixels = session["height"].values.astype(np.float64) * session["width"].values
-    return Cost(work=pixels / 1e6, read=4 * pixels, memory=BYTES_PER_PIXEL * pixels + _FIXED_BYTES, rate=RATE)
+    # Detection works on the pixels when reading is over.
+    peak = max(BYTES_PER_PIXEL, float(session.attrs.get("source_bytes", SOURCE_BYTES)))
+    return Cost(work=pixels / 1e6, read=4 * pixels, memory=peak * pixels + _FIXED_BYTES, rate=RATE)
 
 
 @register(version=1, unit=("frame",), cost=measure_cost)

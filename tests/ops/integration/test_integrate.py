@@ -420,7 +420,7 @@ def test_a_tile_can_be_computed_by_hand(sky: Sky) -> None:
     frames = tuple(
         FrameSpec(i, f"{i}", json.dumps({"kind": KIND, "index": i}), sky.headers[i], sky.shape) for i in range(3)
     )
-    options = Options(Rejection("none"), 0.03, "inverse_variance", 2.0**30)
+    options = Options(Rejection("none"), 0.03, "inverse_variance", 2.0**30, 8.0)
     spec = TileSpec(sky.grid.retile(128), (1, 1), frames, options)
     ones = np.stack([surface.constant(1.0)] * 3)
     solution = Solution(np.ones(3, bool), np.zeros((3, 2)), ones, 0 * ones, np.full(3, NOISE))
