@@ -3,7 +3,7 @@
 from skyloom.ops import normalize
 from skyloom.ops.integration import integrate
 from skyloom.ops.measurement import measure
-from skyloom.ops.registration import register
+from skyloom.ops.registration import locate, register
 from skyloom.ops.session import ingest
 
-__all__ = ["ingest", "integrate", "measure", "normalize", "register"]
+__all__ = ["ingest", "integrate", "locate", "measure", "normalize", "register"]

@@ -20,8 +20,12 @@ class CapacityError(SkyloomError):
     """Work that does not fit in the memory or on the disk it was given."""
 
 
+class NotYetKnown(SkyloomError):
+    """A node whose shape depends on what an earlier one will find."""
+
+
 def prefixed(problem: SkyloomError, where: str) -> SkyloomError:
     """The same kind of error with its place in front; a subclass may take other arguments than a message."""
-    kinds = (ConfigError, DataError, CapacityError)
+    kinds = (ConfigError, DataError, CapacityError, NotYetKnown)
     kind = next((k for k in kinds if isinstance(problem, k)), SkyloomError)
     return kind(f"{where}: {problem}")

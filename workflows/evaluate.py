@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from skyloom.ops.errors import DataError, SkyloomError, prefixed
+from skyloom.ops.errors import DataError, NotYetKnown, SkyloomError, prefixed
 from skyloom.ops.registry import FILES
 from skyloom.workflows.graph import Node, Workflow
 from skyloom.workflows.store import Store
@@ -127,9 +127,13 @@ def evaluate(
     """Evaluate all nodes lazily; nothing is computed but what headers say."""
     steps: dict[str, Step] = {}
     for node in workflow.nodes:
-        steps[node.name] = evaluate_node(
-            node, steps, files, store=store, execution=(execution or {}).get(node.name)
-        )
+        try:
+            steps[node.name] = evaluate_node(
+                node, steps, files, store=store, execution=(execution or {}).get(node.name)
+            )
+        except NotYetKnown:
+            # What follows is known when the nodes before have run.
+            break
     return steps
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from skyloom.ops.errors import CapacityError
+from skyloom.ops.errors import CapacityError, NotYetKnown
 from skyloom.ops.footprints import overlap
 from skyloom.ops.grid import Grid
 from skyloom.ops.registry import FILES, Cost
@@ -98,6 +98,8 @@ class Plan:
     memory_limit: float
     disk_free: float | None
     workers: int
+    later: tuple[str, ...] = ()
+    """Nodes whose cost is known only when an earlier one has run."""
 
     @property
     def memory(self) -> float:
@@ -128,6 +130,7 @@ class Plan:
             "disk_free": self.disk_free,
             "seconds": self.seconds,
             "workers": self.workers,
+            "later": list(self.later),
         }
 
     def check(self) -> None:
@@ -244,7 +247,10 @@ def make_plan(
     steps: dict[str, Step] = {}
     plans = []
     for node in workflow.nodes:
-        planned = plan_node(node, steps, files, store=store, limit=limit, workers=workers)
+        try:
+            planned = plan_node(node, steps, files, store=store, limit=limit, workers=workers)
+        except NotYetKnown:
+            break
         steps[node.name] = planned.step
         plans.append(planned.plan)
     session = session_of(steps)
@@ -258,6 +264,7 @@ def make_plan(
         memory_limit=limit,
         disk_free=_disk_free(store) if store is not None else None,
         workers=workers,
+        later=tuple(n for n in workflow.names if n not in steps),
     )
 
 
@@ -410,8 +417,9 @@ def _disk_free(store: Store) -> float | None:
 
 def describe(plan: Plan) -> str:
     """One line that sums the plan up."""
+    later = f"; after that {', '.join(plan.later)}, whose cost is not known yet" if plan.later else ""
     return (
         f"{plan.frames} frames, {sum(n.units for n in plan.nodes)} tasks, "
         f"peak memory {format_bytes(plan.memory)} of {format_bytes(plan.memory_limit)}, "
-        f"writes {format_bytes(plan.disk)}, about {format_seconds(plan.seconds)}"
+        f"writes {format_bytes(plan.disk)}, about {format_seconds(plan.seconds)}{later}"
     )

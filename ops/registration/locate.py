@@ -1,0 +1,381 @@
+"""Where every frame looks, by the stars: patterns, pairs, one solution; headers are hypotheses to be checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.base import tokenize
+from dask.delayed import delayed
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from skyloom.ops.errors import NotYetKnown
+from skyloom.ops.registration.anchor import Hint, anchor, first_place, header_error, hints_of, place_wcs
+from skyloom.ops.registration.bundle import DEGREES, Bundle, Sightings, join_edges, solve_bundle
+from skyloom.ops.registration.pairs import LEAST_MATCHES, Edge, verify
+from skyloom.ops.registration.placing import Place, common_scale, place_island
+from skyloom.ops.registration.quads import find_meetings, make_patterns
+from skyloom.ops.registration.relink import relink
+from skyloom.ops.registration.stars import BLENDED, NEAR_EDGE
+from skyloom.ops.registry import Cost, Param, register
+from skyloom.ops.threads import one_blas_thread
+
+PATTERN_STARS = 120
+"""Brightest stars a frame that make patterns."""
+SOLVE_STARS = 400
+"""Brightest stars a frame that take part in the solution."""
+POSITION_FLOOR = 0.05
+"""Error (px) of the position of the brightest star."""
+RELINK = 3.0
+"""Distance (px) at which stars are the same once the frames are placed."""
+
+Floats = NDArray[np.float64]
+Trust = Literal["verified", "never"]
+
+
+@dataclass(frozen=True)
+class Location:
+    """Result of `solve_locations`; arrays over all frames of the session."""
+
+    wcs: list[str]
+    reason: list[str]
+    """Why a frame has no place; "" where it has one."""
+    origin: list[str]
+    """Where the WCS is from: "header", "stars" (header off or absent), "" for none."""
+    residual: Floats
+    """rms distance (px) to the same stars in the other frames; NaN where none was seen."""
+    matches: NDArray[np.int64]
+    island: NDArray[np.int64]
+    """−1 where stars connect a frame with no other; 0 = most frames."""
+    off: Floats
+    """Largest distance (px) of the header's WCS from the solution; inf where it has none."""
+    notes: list[str] = field(default_factory=list)
+    """What a person should know."""
+
+
+def solve_locations(
+    session: xr.Dataset,
+    stars: Floats,
+    status: Floats,
+    *,
+    trust: Trust = "verified",
+    tolerance: float = 3.0,
+    min_matches: int = LEAST_MATCHES,
+    distortion: bool = True,
+) -> Location:
+    """Find out where every frame looks; the eager core of `locate`.
+
+    Parameters
+    ----------
+    session
+        Table over `frame` with `wcs`, `height`, `width`, `name`.
+    stars
+        (frame, star, quantity) of a measurement.
+    status
+        (frame,) of a measurement.
+    trust, tolerance, min_matches, distortion
+        As in `locate`.
+    """
+    count = session.sizes["frame"]
+    names = [str(n) for n in session["name"].values]
+    shapes = [(int(h), int(w)) for h, w in zip(session["height"].values, session["width"].values, strict=True)]
+    hints = hints_of(session)
+    lists, sigma = _star_lists(stars, status)
+    patterns = make_patterns({f: points[:PATTERN_STARS] for f, points in lists.items()})
+    mirrored = make_patterns({f: points[:PATTERN_STARS] for f, points in lists.items()}, mirrored=True)
+    edges = _edges(patterns, mirrored, lists, min_matches)
+    island = _islands(edges, count)
+    camera = _cameras(session)
+    half = {f: 0.5 * float(np.hypot(*shapes[f])) for f in range(count)}
+    middles = {f: np.array([0.5 * (shapes[f][1] - 1), 0.5 * (shapes[f][0] - 1)]) for f in range(count)}
+    out = Location(
+        wcs=[""] * count,
+        reason=[""] * count,
+        origin=[""] * count,
+        residual=np.full(count, np.nan),
+        matches=np.zeros(count, np.int64),
+        island=island,
+        off=np.full(count, np.inf),
+    )
+    solved: list[int] = []
+    for label in range(int(island.max(initial=-1)) + 1):
+        frames = np.flatnonzero(island == label).tolist()
+        mine = [e for e in edges if island[e.a] == label]
+        places, bundle, sightings = _solve_island(
+            frames, mine, lists, sigma, hints, half, middles, camera, distortion
+        )
+        places, agree = anchor(places, {f: hints[f] for f in frames}, half)
+        anchored = agree > 0 or all(np.isfinite([hints[f].ra, hints[f].dec]).all() for f in frames)
+        if label > 0 and not anchored:
+            for f in frames:
+                out.reason[f] = (
+                    f"one of {len(frames)} frames that share no stars with the {int((island == 0).sum())} of the "
+                    f"largest group ({names[solved[0]]}, …), and no header says where they look"
+                )
+            continue
+        solved += frames
+        _say_residuals(out, frames, bundle, sightings)
+        if agree == 0:
+            out.notes.append(
+                f"{len(frames)} frames ({names[frames[0]]}, …) have no WCS: their place on the sky is "
+                + ("that of the mount's pointing" if anchored else "unknown, the result's WCS is a relative one")
+            )
+        for f in frames:
+            bend = bundle.distortion.get(camera[f], np.zeros((2, len(DEGREES))))
+            out.off[f] = header_error(hints[f], places[f], half[f], bend, shapes[f])
+            keep = trust == "verified" and out.off[f] <= tolerance
+            out.wcs[f] = hints[f].wcs if keep else place_wcs(places[f], half[f], bend)
+            out.origin[f] = "header" if keep else "stars"
+    _without_stars(out, hints, lists, status, trust, min_matches)
+    return out
+
+
+def _star_lists(stars: Floats, status: Floats) -> tuple[dict[int, Floats], dict[int, Floats]]:
+    """Positions and their errors, brightest first, of the stars fit for it."""
+    lists, sigma = {}, {}
+    for f in range(len(stars)):
+        table = stars[f]
+        flag = np.nan_to_num(table[:, 8], nan=-1).astype(np.int64)
+        # Saturated stars are the brightest of all and well enough placed for a pattern.
+        good = np.isfinite(table[:, 0]) & (flag >= 0) & ((flag & (BLENDED | NEAR_EDGE)) == 0)
+        rows = np.flatnonzero(good)[:SOLVE_STARS]
+        if len(rows) < 4 or status[f] not in (0, 3):
+            continue
+        snr = table[rows, 2] / np.maximum(table[rows, 3], 1e-30)
+        lists[f] = np.ascontiguousarray(table[rows, :2])
+        width = np.where(np.isfinite(table[rows, 4]), table[rows, 4], 4.0)
+        sigma[f] = np.hypot(POSITION_FLOOR, width / 2.355 / np.maximum(snr, 1.0))
+        sigma[f] = np.where((flag[rows] & 4) > 0, np.hypot(sigma[f], 0.5), sigma[f])
+    return lists, sigma
+
+
+def _edges(patterns: Any, mirrored: Any, lists: Mapping[int, Floats], least: int) -> list[Edge]:
+    """Verified pairs; mirror images are looked for only among frames that nothing connects."""
+    edges = []
+    found = find_meetings(patterns)
+    for meeting in found:
+        edge = verify(meeting, lists[meeting.a], lists[meeting.b], least=least)
+        if edge is not None:
+            edges.append(edge)
+    count = max(lists, default=-1) + 1
+    label = _islands(edges, count)
+    if len(lists) and (label[list(lists)] != label[next(iter(lists))]).any():
+        for meeting in find_meetings(patterns, mirrored):
+            apart = label[meeting.a] != label[meeting.b] or label[meeting.a] < 0
+            if apart:
+                edge = verify(meeting, lists[meeting.a], lists[meeting.b], least=least)
+                if edge is not None:
+                    edges.append(edge)
+    return edges
+
+
+def _islands(edges: list[Edge], count: int) -> NDArray[np.int64]:
+    """Groups of frames that pairs connect, largest first; −1 for a frame alone."""
+    a, b = np.array([e.a for e in edges], np.intp), np.array([e.b for e in edges], np.intp)
+    graph = coo_array((np.ones(len(edges), np.int8), (a, b)), shape=(count, count))
+    _, label = connected_components(graph, directed=False)
+    size = np.bincount(label, minlength=1)
+    first = np.full(len(size), count)
+    np.minimum.at(first, label, np.arange(count))
+    order = np.lexsort((first, -size))
+    rank = np.empty(len(size), np.int64)
+    rank[order] = np.arange(len(size))
+    rank[size < 2] = -1
+    return rank[label] if count else np.empty(0, np.int64)
+
+
+def _cameras(session: xr.Dataset) -> dict[int, int]:
+    """Label of the optics of each frame: frames of one share a scale and a distortion."""
+    names = [n for n in ("camera", "telescope", "binning", "height", "width", "focal_length") if n in session]
+    keys = [tuple(str(session[n].values[f]) for n in names) for f in range(session.sizes["frame"])]
+    known = {key: i for i, key in enumerate(sorted(set(keys)))}
+    return {f: known[key] for f, key in enumerate(keys)}
+
+
+def _solve_island(
+    frames: list[int],
+    edges: list[Edge],
+    lists: Mapping[int, Floats],
+    sigma: Mapping[int, Floats],
+    hints: list[Hint],
+    half: Mapping[int, float],
+    middles: Mapping[int, Floats],
+    camera: Mapping[int, int],
+    distortion: bool,
+) -> tuple[dict[int, Place], Bundle, Sightings]:
+    """Lay the frames one by one, then solve for all; twice, the second time with all stars."""
+    degree = dict.fromkeys(frames, 0)
+    for edge in edges:
+        degree[edge.a] += len(edge)
+        degree[edge.b] += len(edge)
+    root = max(frames, key=lambda f: (bool(hints[f].wcs), np.isfinite(hints[f].scale), degree[f], -f))
+    places = place_island(root, first_place(hints[root], middles[root]), edges, lists, middles)
+    places = common_scale(places, camera)
+    counts = {f: len(lists[f]) for f in frames}
+    bundle = solve_bundle(places, camera, half, lists, sigma, join_edges(edges, counts), distortion=distortion)
+    again = relink(bundle.places, camera, half, lists, bundle.distortion, tolerance=RELINK)
+    bundle = solve_bundle(bundle.places, camera, half, lists, sigma, again, distortion=distortion)
+    return bundle.places, bundle, again
+
+
+def _say_residuals(out: Location, frames: list[int], bundle: Bundle, sightings: Sightings) -> None:
+    """Fill in the robust rms distance to the other frames, and the number of stars it is from."""
+    distance = np.hypot(*bundle.residual.T)
+    for f in frames:
+        values = distance[(sightings.frame == f) & np.isfinite(distance)]
+        if len(values):
+            good = values[values <= 4.0 * np.median(values) + 1e-9]
+            out.matches[f] = len(good)
+            out.residual[f] = float(np.sqrt(np.mean(good**2)))
+
+
+def _without_stars(
+    out: Location,
+    hints: list[Hint],
+    lists: Mapping[int, Floats],
+    status: Floats,
+    trust: Trust,
+    least: int,
+) -> None:
+    """Frames that stars connect with no other: on their header's WCS, or left out."""
+    for f, hint in enumerate(hints):
+        if out.wcs[f] or out.reason[f]:
+            continue
+        if status[f] == 1:
+            out.reason[f] = "no valid pixels"
+        elif status[f] not in (0, 3):
+            out.reason[f] = "cannot be read"
+        elif hint.wcs and trust == "verified":
+            out.wcs[f], out.origin[f] = hint.wcs, "header"
+        else:
+            seen = len(lists.get(f, ()))
+            why = f"its {seen} stars match no other frame" if seen >= least else f"only {seen} stars"
+            out.reason[f] = f"{why}, and no header says where it looks"
+
+
+@one_blas_thread
+def _task(
+    stars: Floats, summary: Floats, table: dict[str, NDArray[Any]], options: dict[str, Any]
+) -> dict[str, NDArray[Any]]:
+    session = xr.Dataset({name: ("frame", values) for name, values in table.items()})
+    found = solve_locations(session, np.asarray(stars), np.asarray(summary)[:, -1], **options)
+    return {
+        "wcs": np.array(found.wcs, dtype=f"<U{WCS_WIDTH}"),
+        "reason": np.array([r[:200] for r in found.reason], dtype="<U200"),
+        "origin": np.array(found.origin, dtype="<U8"),
+        "off": found.off,
+        "island": found.island,
+        "residual": found.residual,
+        "matches": found.matches,
+        "notes": np.array("; ".join(found.notes)[:1000], dtype="<U1000"),
+    }
+
+
+WCS_WIDTH = 6000
+"""Longest text of a WCS."""
+
+
+def _pick(result: dict[str, Any], name: str) -> Any:
+    return result[name]
+
+
+def locate_cost(session: xr.Dataset, measurement: xr.Dataset, **parameters: Any) -> Cost:
+    """Cost of `locate`: one unit; memory for star tables, patterns and the sightings."""
+    n = session.sizes["frame"]
+    table = 8.0 * n * measurement.sizes["star"] * measurement.sizes["star_quantity"]
+    return Cost(
+        work=np.array(n * 3e-2),
+        read=np.array(table),
+        memory=np.array(2 * table + n * (SOLVE_STARS * 900.0 + PATTERN_STARS * 4000.0) + 60e6),
+        rate=1.0,
+    )
+
+
+@register(version=1, cost=locate_cost)
+def locate(
+    session: xr.Dataset,
+    measurement: xr.Dataset,
+    *,
+    trust: Trust = "verified",
+    tolerance: Annotated[float, Param(unit="px", low=0.1, high=100)] = 3.0,
+    min_matches: Annotated[int, Param(low=4, high=1000)] = LEAST_MATCHES,
+    distortion: bool = True,
+) -> xr.Dataset:
+    """Find out where every frame looks, by the stars it shares with the others; headers are checked, not believed.
+
+    Parameters
+    ----------
+    session
+        Table over `frame` from `ingest`, `calibrate` or `debayer`.
+    measurement
+        From `measure`, of the same frames.
+    trust
+        verified: a header's WCS is kept where it agrees with the stars; never: all are solved for.
+    tolerance
+        Disagreement from which on a header's WCS is replaced.
+    min_matches
+        Stars two frames must have in common to be connected.
+    distortion
+        Solve for the distortion each camera has (degrees 2 and 3) where the frames overlap enough.
+
+    Returns
+    -------
+    xarray.Dataset
+        Over `frame`, lazy, one task for all: `wcs`, `reason`, `origin` (header or stars), `off` (px, of the
+        header), `island`, `residual` (px), `matches`; `notes` ().
+    """
+    names = ("wcs", "height", "width", "name", "camera", "telescope", "binning", "focal_length", "pixel_size")
+    table = {n: session[n].values for n in (*names, "ra", "dec", "rotation") if n in session}
+    options = {"trust": trust, "tolerance": tolerance, "min_matches": min_matches, "distortion": distortion}
+    stars, summary = (da.asarray(measurement[name].data) for name in ("stars", "summary"))
+    token = tokenize("locate", stars, summary, table, options)
+    solved = delayed(_task, pure=True)(stars, summary, table, options, dask_key_name=f"locate-{token}")
+    n = session.sizes["frame"]
+    kinds: dict[str, tuple[Any, tuple[int, ...], tuple[str, ...]]] = {
+        "wcs": (f"<U{WCS_WIDTH}", (n,), ("frame",)),
+        "reason": ("<U200", (n,), ("frame",)),
+        "origin": ("<U8", (n,), ("frame",)),
+        "off": (np.float64, (n,), ("frame",)),
+        "island": (np.int64, (n,), ("frame",)),
+        "residual": (np.float64, (n,), ("frame",)),
+        "matches": (np.int64, (n,), ("frame",)),
+        "notes": ("<U1000", (), ()),
+    }
+    variables: dict[str, Any] = {}
+    for name, (dtype, shape, dims) in kinds.items():
+        part = delayed(_pick, pure=True)(solved, name, dask_key_name=f"locate-pick-{name}-{token}")
+        variables[name] = (dims, da.from_delayed(part, shape, dtype=dtype, name=f"locate-{name}-{token}"))
+    return xr.Dataset(variables, coords={"frame": session["frame"].values})
+
+
+@register(version=1, table=True)
+def place(session: xr.Dataset, location: xr.Dataset) -> xr.Dataset:
+    """Give every frame the WCS that was found for it.
+
+    Parameters
+    ----------
+    session
+        Table over `frame`.
+    location
+        From `locate`, of the same frames.
+
+    Returns
+    -------
+    xarray.Dataset
+        The session with `wcs` as found ("" for frames without a place).
+
+    Raises
+    ------
+    NotYetKnown
+        If `locate` has not run: where frames look is known from their stars only.
+    """
+    if location["wcs"].chunks is not None and "location" not in location.encoding:
+        raise NotYetKnown("where the frames look is known when their stars have been compared")
+    texts = np.array([str(t) for t in location["wcs"].values])
+    return session.assign(wcs=("frame", texts))

@@ -1,0 +1,144 @@
+"""Where every frame looks, by its stars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+
+from skyloom.ops.arrays import LOCATION
+from skyloom.ops.errors import NotYetKnown
+from skyloom.ops.grid import parse_wcs, pixel_to_sky
+from skyloom.ops.registration.anchor import place_wcs
+from skyloom.ops.registration.locate import Location, locate, place, solve_locations
+from skyloom.ops.registration.placing import Place, unit_vector
+from skyloom.ops.registration.stars import STAR_QUANTITIES
+
+
+def tables(sky: Any, *, extra: int = 0) -> tuple[xr.Dataset, np.ndarray, np.ndarray]:
+    """Session without WCS, star tables and states; `extra` frames see nothing."""
+    n = len(sky.stars) + extra
+    stars = np.full((n, 400, len(STAR_QUANTITIES)), np.nan)
+    for f, points in sky.stars.items():
+        k = len(points)
+        flux = np.linspace(5000, 300, k)
+        stars[f, :k] = np.stack(
+            [*points.T, flux, flux / 100, np.full(k, 3.0), np.zeros(k), np.zeros(k), flux / 10, np.zeros(k)],
+            axis=-1,
+        )
+    columns: dict[str, Any] = {
+        "name": [f"f{i}.fits" for i in range(n)],
+        "wcs": [""] * n,
+        "height": [sky.shape[0]] * n,
+        "width": [sky.shape[1]] * n,
+        "camera": [f"camera {sky.camera.get(i, 0)}" for i in range(n)],
+    }
+    session = xr.Dataset(
+        {k: ("frame", np.array(v)) for k, v in columns.items()}, {"frame": [f"id{i}" for i in range(n)]}
+    )
+    return session, stars, np.where(np.arange(n) < len(sky.stars), 0.0, 3.0)
+
+
+def look(found: Location) -> Callable[[int, np.ndarray], np.ndarray]:
+    def at(frame: int, pixels: np.ndarray) -> np.ndarray:
+        ra, dec = pixel_to_sky(parse_wcs(found.wcs[frame]), *pixels.T)
+        return np.array([unit_vector(a, d) for a, d in zip(ra, dec, strict=True)])
+
+    return at
+
+
+def header_of(sky: Any, frame: int, *, shift: float = 0.0) -> str:
+    """True WCS of a frame, moved by pixels."""
+    p = sky.truth[frame]
+    moved = Place(p.look(p.middle[None] + shift)[0], p.linear, p.middle)
+    return place_wcs(moved, sky.half, np.zeros((2, 7)))
+
+
+def test_panels_without_any_wcs_come_to_lie_as_on_the_sky(panels: Callable[..., Any]) -> None:
+    sky = panels(rows=3, columns=3, depth=3, overlap=0.09, scales=(1.0, 1.02), bend=(5.0, 4.0), density=100.0)
+    session, stars, status = tables(sky, extra=2)
+    session["ra"] = ("frame", np.full(session.sizes["frame"], 200.0))
+    session["dec"] = ("frame", np.full(session.sizes["frame"], -30.0))
+    found = solve_locations(session, stars, status)
+    away = sky.error(look(found))
+    # Overlaps of 130 px hold some twenty stars, of 0.08 px each.
+    assert np.sqrt((away**2).mean()) < 0.25
+    assert away.max() < 1.0
+    assert found.reason[:27] == [""] * 27
+    assert found.reason[27:] == ["only 0 stars, and no header says where it looks"] * 2
+    assert set(found.origin[:27]) == {"stars"}
+    assert (found.island[:27] == 0).all()
+    assert (found.island[27:] == -1).all()
+    assert (found.matches[:27] > 30).all()
+    assert np.median(found.residual[:27]) < 0.2
+    centre = look(found)(13, sky.middle[None])[0]
+    assert centre @ unit_vector(200, -30) > np.cos(np.radians(2))  # where the mount pointed
+    assert "that of the mount's pointing" in found.notes[0]
+
+
+def test_good_headers_are_kept_and_wrong_ones_replaced(panels: Callable[..., Any]) -> None:
+    sky = panels(rows=1, columns=2, depth=3)
+    session, stars, status = tables(sky)
+    texts = [header_of(sky, f, shift=40.0 if f == 4 else 0.0) for f in range(6)]
+    texts[1] = ""
+    session["wcs"] = ("frame", np.array(texts))
+    found = solve_locations(session, stars, status)
+    assert found.origin == ["header", "stars", "header", "header", "stars", "header"]
+    assert found.wcs[0] == texts[0]
+    assert found.off[4] == pytest.approx(40 * np.sqrt(2), abs=1)
+    true = np.concatenate([sky.look(f, sky.stars[f]) for f in (1, 4)])
+    mine = np.concatenate([look(found)(f, sky.stars[f]) for f in (1, 4)])
+    assert np.abs(true - mine).max() / sky.truth[0].scale < 1.0  # on the sky, not only among themselves
+    never = solve_locations(session, stars, status, trust="never")
+    assert set(never.origin) == {"stars"}
+
+
+def test_fields_apart_are_islands_and_a_stray_frame_is_named(panels: Callable[..., Any]) -> None:
+    sky = panels(rows=1, columns=2, depth=4, overlap=-1.0)
+    other = panels(rows=1, columns=1, depth=1, seed=77)
+    sky.stars[8], sky.camera[8] = other.stars[0], 0
+    session, stars, status = tables(sky)
+    found = solve_locations(session, stars, status)
+    assert found.island.tolist() == [0] * 4 + [1] * 4 + [-1]
+    assert all(
+        "one of 4 frames that share no stars with the 4 of the largest group" in r for r in found.reason[4:8]
+    )
+    assert "match no other frame, and no header says where it looks" in found.reason[8]
+    assert [bool(w) for w in found.wcs] == [True] * 4 + [False] * 5
+    session["wcs"] = ("frame", np.array([header_of(sky, f) for f in range(8)] + [header_of(sky, 0)]))
+    assert solve_locations(session, stars, status).reason == [""] * 9  # headers place the islands
+
+
+def measurement(stars: np.ndarray, status: np.ndarray) -> xr.Dataset:
+    summary = np.zeros((len(stars), 7))
+    summary[:, -1] = status
+    return xr.Dataset(
+        {
+            "stars": (("frame", "star", "star_quantity"), da.from_array(stars, chunks=(1, -1, -1))),
+            "summary": (("frame", "summary_quantity"), da.from_array(summary, chunks=(1, -1))),
+        }
+    )
+
+
+def test_the_op_is_lazy_and_its_places_are_known_only_then(panels: Callable[..., Any]) -> None:
+    sky = panels(rows=1, columns=1, depth=2)
+    session, stars, status = tables(sky)
+    lazy = locate(session, measurement(stars, status))
+    assert all(v.chunks is not None for v in lazy.data_vars.values() if v.dims)
+    with pytest.raises(NotYetKnown, match="when their stars have been compared"):
+        place(session, lazy)
+    lazy.encoding[LOCATION] = {"kind": "stored"}
+    placed = place(session, lazy)
+    expected = solve_locations(session, stars, status)
+    assert placed["wcs"].values.tolist() == expected.wcs
+    assert placed["name"].values.tolist() == session["name"].values.tolist()
+
+
+def test_nobody_there() -> None:
+    session = xr.Dataset({n: ("frame", np.empty(0, str)) for n in ("name", "wcs", "height", "width")})
+    found = solve_locations(session, np.empty((0, 10, 9)), np.empty(0))
+    assert found.wcs == []
