@@ -2,8 +2,8 @@
 
 from skyloom.ops import normalize
 from skyloom.ops.integration import integrate
-from skyloom.ops.measurement import measure
+from skyloom.ops.measurement import approve, measure
 from skyloom.ops.registration import locate, register
 from skyloom.ops.session import ingest
 
-__all__ = ["ingest", "integrate", "locate", "measure", "normalize", "register"]
+__all__ = ["approve", "ingest", "integrate", "locate", "measure", "normalize", "register"]

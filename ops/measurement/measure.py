@@ -176,7 +176,7 @@ def _pick(results: tuple[Any, ...], index: int) -> Any:
 BYTES_PER_PIXEL = 14.0
 """Peak of a frame's task: pixels and detection image (float32), masks, and the reader's own copy."""
 SOURCE_BYTES = 8.0
-"""Of them, what reading takes: pixels and what they were decoded from. A session of calibrated frames says more."""
+"""Of them, what reading takes: pixels and what they were decoded from. Of calibrated frames it is more."""
 _FIXED_BYTES = 40e6
 RATE = 18.0
 """Mpixel a second of each of two tasks at a time; one alone does 36, but sep holds the interpreter."""

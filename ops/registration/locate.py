@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from skyloom.ops.arrays import LOCATION
 from skyloom.ops.errors import NotYetKnown
 from skyloom.ops.registration.anchor import Hint, anchor, first_place, header_error, hints_of, place_wcs
 from skyloom.ops.registration.bundle import DEGREES, Bundle, Sightings, join_edges, solve_bundle
@@ -355,7 +356,7 @@ def locate(
 
 
 @register(version=1, table=True)
-def place(session: xr.Dataset, location: xr.Dataset) -> xr.Dataset:
+def place(session: xr.Dataset, location: xr.Dataset, approval: xr.Dataset | None = None) -> xr.Dataset:
     """Give every frame the WCS that was found for it.
 
     Parameters
@@ -364,6 +365,8 @@ def place(session: xr.Dataset, location: xr.Dataset) -> xr.Dataset:
         Table over `frame`.
     location
         From `locate`, of the same frames.
+    approval
+        From `approve`; frames it leaves out get no place.
 
     Returns
     -------
@@ -375,7 +378,13 @@ def place(session: xr.Dataset, location: xr.Dataset) -> xr.Dataset:
     NotYetKnown
         If `locate` has not run: where frames look is known from their stars only.
     """
-    if location["wcs"].chunks is not None and "location" not in location.encoding:
-        raise NotYetKnown("where the frames look is known when their stars have been compared")
-    texts = np.array([str(t) for t in location["wcs"].values])
+    for found in (location, approval):
+        if (
+            found is not None
+            and LOCATION not in found.encoding
+            and any(v.chunks for v in found.data_vars.values())
+        ):
+            raise NotYetKnown("where the frames look is known when their stars have been compared")
+    use = approval["use"].values if approval is not None else np.ones(session.sizes["frame"], np.bool_)
+    texts = np.array([str(t) if ok else "" for t, ok in zip(location["wcs"].values, use, strict=True)])
     return session.assign(wcs=("frame", texts))
