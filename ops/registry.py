@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import Any, Literal, TypeVar
@@ -133,6 +134,11 @@ def _convert(value: Any, kind: Any) -> Any:
         element = typing.get_args(kind)[0] if typing.get_args(kind) else Any
         items = [_convert(v, element) for v in value]
         return _NO if any(i is _NO for i in items) else origin(items)
+    if origin is dict:
+        if not isinstance(value, dict) or not all(isinstance(k, str) for k in value):
+            return _NO
+        converted = {k: _convert(_as_text(v), typing.get_args(kind)[1]) for k, v in value.items()}
+        return _NO if any(v is _NO for v in converted.values()) else converted
     if kind is Any:
         return value
     if kind is type(None):
@@ -143,6 +149,11 @@ def _convert(value: Any, kind: Any) -> Any:
     if kind is int:
         return value if isinstance(value, int) and not isinstance(value, bool) else _NO
     return value if isinstance(value, kind) else _NO
+
+
+def _as_text(value: Any) -> Any:
+    """YAML makes dates of texts that look like them; keys and stored workflows need texts."""
+    return value.isoformat() if isinstance(value, date) else value
 
 
 @dataclass(frozen=True)

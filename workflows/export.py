@@ -1,4 +1,4 @@
-"""Files for people and other programs: FITS, 16-bit TIFF, PNG, all written strip by strip."""
+"""Files for people and other programs: FITS, XISF, 16-bit TIFF, PNG, all written strip by strip."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ _FITS_BLOCK = 2880
 _NO_DATA = 0
 """Value of pixels without data in integer pictures; those with data start at 1."""
 
-Format = Literal["fits", "tiff", "png"]
+Format = Literal["fits", "tiff", "png", "xisf"]
 
+_FORMATS = ("fits", "tiff", "png", "xisf")
 _ENDINGS: dict[str, Format] = {
     ".fits": "fits",
     ".fit": "fits",
@@ -37,6 +38,7 @@ _ENDINGS: dict[str, Format] = {
     ".tif": "tiff",
     ".tiff": "tiff",
     ".png": "png",
+    ".xisf": "xisf",
 }
 
 
@@ -148,6 +150,8 @@ def export_file(
         try:
             if kind == "fits":
                 write_fits(dataset, partial, variables=[variable], band=band)
+            elif kind == "xisf":
+                write_xisf_plane(dataset, partial, variable=variable, band=band)
             elif kind == "tiff":
                 write_tiff(Plane.of(dataset, variable=variable, band=band), partial)
             else:
@@ -260,6 +264,28 @@ def write_tiff(plane: Plane, path: Path) -> None:
         )
 
 
+def write_xisf_plane(dataset: xr.Dataset, path: Path, *, variable: str, band: str | None) -> None:
+    """Write a plane as linear 32-bit XISF, or R, G and B as one colour image where no band is chosen."""
+    from skyloom.ops.formats.write_xisf import write_xisf
+
+    bands = [str(b) for b in dataset["band"].values] if "band" in dataset.dims else [""]
+    colours = ["R", "G", "B"] if band is None and {"R", "G", "B"} <= set(bands) else [band]
+    planes = [Plane.of(dataset, variable=variable, band=c) for c in colours]
+    header = fits_header(dataset, planes[0])
+    history = [str(line) for line in header.get("HISTORY", [])]
+    cards = {c.keyword: (c.value, c.comment) for c in header.cards if c.keyword not in ("HISTORY", "COMMENT", "")}
+    if len(planes) > 1:
+        cards.pop("FILTER", None)
+
+    def strips() -> Iterator[NDArray[Any]]:
+        for parts in zip(*(p.strips() for p in planes), strict=True):
+            pixels = [np.asarray(part, dtype=np.float32) for _, part in parts]
+            yield pixels[0] if len(pixels) == 1 else np.stack(pixels)
+
+    shape = planes[0].shape if len(planes) == 1 else (3, *planes[0].shape)
+    write_xisf(path, strips(), shape=shape, cards=cards, history=history, creator=f"skyloom {version('skyloom')}")
+
+
 def write_png(
     dataset: xr.Dataset, path: Path, *, variable: str = "image", band: str | None = None, max_side: int = 4096
 ) -> None:
@@ -292,7 +318,7 @@ def write_png(
 def _export_cost(image: xr.Dataset, *, formats: list[str], max_side: int) -> Cost:
     pixels = float(np.prod([image.sizes[d] for d in ("y", "x")]))
     bands = image.sizes.get("band", 1)
-    size = {"fits": 12.0, "tiff": 2.0, "png": 0.5}
+    size = {"fits": 12.0, "tiff": 2.0, "png": 0.5, "xisf": 4.0}
     written = bands * pixels * sum(size.get(f, 0.0) for f in formats)
     small = min(pixels, float(max_side) ** 2)
     memory = STRIP * image.sizes["x"] * 4 * 8 + small * (12 if "png" in formats else 0)
@@ -312,7 +338,7 @@ def export(
     formats: list[str] = ["fits", "tiff", "png"],  # noqa: B006  (never changed; a list is what YAML has)
     max_side: Annotated[int, Param(unit="px", low=16, high=30000)] = 4096,
 ) -> list[Path]:
-    """Write each band as FITS (image, variance, count), 16-bit TIFF and PNG, and a colour PNG of R, G, B.
+    """Write each band as FITS (image, variance, count), 16-bit TIFF, PNG or XISF, and a colour PNG of R, G, B.
 
     Parameters
     ----------
@@ -321,7 +347,7 @@ def export(
     directory
         Where the files go.
     formats
-        Which of fits, tiff, png.
+        Which of fits, tiff, png, xisf.
     max_side
         Longest side of a PNG; a larger canvas is shrunk for it.
 
@@ -331,8 +357,8 @@ def export(
         The files.
     """
     for name in formats:
-        if name not in ("fits", "tiff", "png"):
-            raise ConfigError(f"formats: {name!r}{suggest(name, ['fits', 'tiff', 'png'])}")
+        if name not in _FORMATS:
+            raise ConfigError(f"formats: {name!r}{suggest(name, _FORMATS)}")
     bands = [str(b) for b in image["band"].values]
     planes = [v for v in ("image", "variance", "count") if v in image]
     made = []

@@ -98,6 +98,8 @@ class Plan:
     memory_limit: float
     disk_free: float | None
     workers: int
+    notes: tuple[str, ...] = ()
+    """What a person should know of the files: rules that fitted none, and the like."""
     later: tuple[str, ...] = ()
     """Nodes whose cost is known only when an earlier one has run."""
 
@@ -131,6 +133,7 @@ class Plan:
             "seconds": self.seconds,
             "workers": self.workers,
             "later": list(self.later),
+            "notes": list(self.notes),
         }
 
     def check(self) -> None:
@@ -264,6 +267,7 @@ def make_plan(
         memory_limit=limit,
         disk_free=_disk_free(store) if store is not None else None,
         workers=workers,
+        notes=tuple(json.loads(session.attrs.get("notes", "[]"))) if session is not None else (),
         later=tuple(n for n in workflow.names if n not in steps),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from rich.table import Table
@@ -78,6 +79,7 @@ def plan_tables(plan: Plan) -> list[Any]:
             )
         )
     out.extend(left_out_table(plan.left_out))
+    out.extend(Text(note) for note in plan.notes)
     out.append(Text(describe(plan)))
     return out
 
@@ -103,12 +105,102 @@ def run_tables(report: RunReport) -> list[Any]:
     return out
 
 
+MANY = 8
+"""Frames from which on like ones are counted together before they are listed."""
+GAP = 2.0
+"""Temperatures further apart than this are of different groups (°C)."""
+SHOWN = 3
+"""Frames that are named as examples of an oddity."""
+
+
 def inspect_tables(rows: Sequence[Mapping[str, Any]], left_out: Iterable[Sequence[str]]) -> list[Any]:
-    """What the frames are."""
-    table = _table(f"Frames ({len(rows)})", *((key, False) for key in (rows[0] if rows else {})))
+    """What the frames are, in groups and one by one, and what is odd about them.
+
+    Parameters
+    ----------
+    rows
+        As `skyloom.ops.session.describe.describe` returns them.
+    left_out
+        Pairs of name and reason.
+    """
+    odd: dict[str, list[str]] = {}
     for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row.values()))
-    return [table, *left_out_table(left_out)]
+        for text in row["oddities"]:
+            odd.setdefault(text, []).append(str(row["name"]))
+    numbers = {text: str(n) for n, text in enumerate(odd, start=1)}
+    frames = [
+        {
+            "name": row["name"],
+            "kind": _kind(row),
+            "band": row["band"],
+            "exposure": row["exposure"],
+            "°C": row["temperature"],
+            "date": (row["date"] or "").partition(".")[0],
+            "ra": row["ra"],
+            "dec": row["dec"],
+            '"/px': row["scale"],
+            "odd": ", ".join(numbers[text] for text in row["oddities"]),
+        }
+        for row in rows
+    ]
+    groups = _groups(rows) if len(rows) >= MANY else []
+    out: list[Any] = [_filled(f"Groups of like frames ({len(groups)})", groups)] if groups else []
+    out.append(_filled(f"Frames ({len(rows)})", frames))
+    if odd:
+        what = [
+            {"odd": numbers[text], "frames": len(names), "what": text, "which": _examples(names)}
+            for text, names in odd.items()
+        ]
+        out.append(_filled(f"Odd ({len(odd)})", what))
+    return [*out, *left_out_table(left_out)]
+
+
+def _filled(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Table of the columns that say anything."""
+    names = [key for key in (rows[0] if rows else {}) if any(row[key] not in (None, "") for row in rows)]
+    table = _table(title, *((key, any(isinstance(row[key], int | float) for row in rows)) for key in names))
+    for row in rows:
+        table.add_row(*(Text(_cell(row[key])) for key in names))
+    return table
+
+
+def _kind(row: Mapping[str, Any]) -> str:
+    return f"master {row['kind']}" if row["master"] else str(row["kind"])
+
+
+def _rank(kind: str) -> int:
+    order = ("light", "unknown", "flat", "flatdark", "dark", "bias")
+    return order.index(kind.removeprefix("master "))
+
+
+def _groups(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Frames alike in what calibration goes by, counted; temperatures as ranges, parted at gaps."""
+    same = ("band", "filter", "camera", "exposure", "gain_setting", "offset_setting", "binning", "size", "night")
+    like: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        like.setdefault((_kind(row), *(row[key] for key in same)), []).append(row)
+    groups = []
+    for key, members in sorted(like.items(), key=lambda item: (_rank(item[0][0]), *map(str, item[0]))):
+        known = sorted(row["temperature"] for row in members if row["temperature"] is not None)
+        cuts = [0, *(i for i in range(1, len(known)) if known[i] - known[i - 1] > GAP), len(known)]
+        spans = [known[a:b] for a, b in pairwise(cuts)] if known else []
+        if len(known) < len(members):
+            spans.append([])
+        for span in spans:
+            group: dict[str, Any] = dict(zip(("kind", *same), key, strict=True))
+            group["filter"] = "" if group["filter"] == group["band"] else group["filter"]
+            low, high = (f"{span[0]:.1f}", f"{span[-1]:.1f}") if span else ("", "")
+            group["°C"] = low if low == high else f"{low} to {high}"
+            group["frames"] = len(span) or len(members) - len(known)
+            groups.append(group)
+    return [
+        {{"gain_setting": "gain", "offset_setting": "offset"}.get(k, k): v for k, v in g.items()} for g in groups
+    ]
+
+
+def _examples(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def _cell(value: Any) -> str:

@@ -22,8 +22,8 @@ from skyloom.workflows.stored import location
 
 CHUNK = (256, 1024)
 """Rows and columns of a chunk: what a window decodes at least."""
-PIXEL_BYTES = 14.0
-"""Peak of decoding a frame: the decoder's array, float32 pixels, and the copy that is written."""
+PIXEL_BYTES = 40.0
+"""Peak of decoding a frame: float32 pixels and the copy that is written; of a packed colour image all planes."""
 
 
 def unpacked(session: xr.Dataset, store: Store) -> xr.Dataset:

@@ -1,63 +1,57 @@
-"""What is in a FITS file: the image that is the frame, its plan, its content id; or why there is none."""
+"""What is in a FITS file: the images that are frames, their plans and content ids; or why there is none."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import os
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from skyloom.ops.formats.fits_header import BLOCK, CARD, Card, Header
-from skyloom.ops.formats.fits_pixels import FitsSource, Stream, physical
+from skyloom.ops.formats.fits_frames import CFA_KEYWORDS, frames_among, is_companion, part_names, planes
+from skyloom.ops.formats.fits_header import BLOCK, Card, Header
+from skyloom.ops.formats.fits_pixels import FitsSource, physical
+from skyloom.ops.formats.fits_stream import Stream, codec_of
+from skyloom.ops.formats.fits_tiling import tiling
+from skyloom.ops.formats.fits_units import Unit, axes, bitpix, check_simple, number, units
 from skyloom.ops.formats.frame_file import FrameFile, UnusableFile
 
 __all__ = [
     "BLOCK",
+    "SUFFIXES",
     "Card",
     "FitsSource",
     "FrameFile",
     "Header",
     "UnusableFile",
     "examine",
+    "matches",
     "physical",
-    "plain_content",
     "sample_offsets",
 ]
 
 SUFFIXES = (".fit", ".fits", ".fts", ".fz", ".gz", ".bz2", ".z")
-MAX_HEADER_BYTES = 4 * 2**20
-MAX_HDUS = 200
+"""Ends of the names of FITS files (lower case)."""
 SAMPLES = 16
 SAMPLE_BYTES = 16 * 1024
+DEFLATE_RATIO = 1032
+"""Bytes a byte of gzip can stand for at most."""
 
 
-_SIGNATURES = (
-    (b"PK\x03\x04", "a zip archive: unpack it first"),
-    (b"\x1f\x9d", "compressed with `compress` (.Z), which is not read: run `gunzip` on it first"),
-    (b"\xfd7zXZ", "compressed with xz, which is not read: run `unxz` on it first"),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstd, which is not read: run `unzstd` on it first"),
-    (b"version https://git-lfs", "a git-LFS pointer, not the file itself: run `git lfs pull`"),
-    (b"XISF0100", "an XISF file: not read in this version, save it as FITS"),
-    (b"II*\x00", "a TIFF (or camera raw) file: not read in this version, save it as FITS"),
-    (b"MM\x00*", "a TIFF (or camera raw) file: not read in this version, save it as FITS"),
-    (b"\x89PNG", "a PNG picture, no FITS"),
-    (b"\xff\xd8\xff", "a JPEG picture, no FITS"),
-    (b"\x89HDF", "an HDF5 file, no FITS"),
-)
-_AUXILIARY = re.compile(
-    r"(D2IMARR|WCSDVARR|WCSCORR|ERR|ERROR|DQ|WHT|SAMP|TIME|CTX|MASK|BPM|DQMASK|VAR|VARIANCE|UNCERT\w*|IVAR|HDRLET)$"
-)
+def matches(head: bytes) -> bool:
+    """Say whether a file that begins so is, or may hold, FITS."""
+    return head.startswith(b"SIMPLE  =") or bool(codec_of(head))
 
 
-def examine(path: str | Path) -> FrameFile:
-    """Plan, headers and content id of the frame in a FITS file, from a few short reads.
+def examine(path: str | Path) -> list[FrameFile]:
+    """Plan, headers and content id of the frames in a FITS file, from a few short reads.
 
-    The frame is the primary image, or else the first image extension with data that is not a companion (errors,
-    data quality, distortion tables); two-dimensional, or with further axes of length 1.
+    The frame is the primary image; where that has no pixels, the image extensions that are pictures of their own
+    (the chips of a camera, repeated exposures), not their companions (errors, data quality, weights). An image has
+    two axes and any of length 1, or three planes: R, G and B, a frame each.
 
     Raises
     ------
@@ -71,333 +65,255 @@ def examine(path: str | Path) -> FrameFile:
             head = file.read(64)
     except OSError as failure:
         raise UnusableFile(name, f"cannot be read: {failure.strerror or failure}") from failure
-    codec = _check_signature(name, head, facts.st_size)
+    codec = codec_of(head)
+    if not codec:
+        check_simple(name, head, facts.st_size)
     try:
         with Stream(name, codec) as stream:
-            return _examine(name, stream, codec, facts.st_size, facts.st_mtime_ns)
+            return _frames(_Facts(name, codec, facts.st_size, facts.st_mtime_ns), stream)
     except OSError as failure:
         raise UnusableFile(name, f"cannot be read: {failure.strerror or failure}") from failure
 
 
-def _check_signature(name: str, head: bytes, size: int) -> str:
-    """Codec of the whole file."""
-    if size == 0:
-        raise UnusableFile(name, "empty file (0 bytes); copy it again")
-    if head.startswith(b"\x1f\x8b"):
-        return "gzip"
-    if head.startswith(b"BZh"):
-        return "bzip2"
-    for signature, reason in _SIGNATURES:
-        if head.startswith(signature):
-            raise UnusableFile(name, reason)
-    _check_simple(name, head, size)
-    return ""
+class _Facts(NamedTuple):
+    """What is known of a file before its headers are read."""
+
+    path: str
+    codec: str
+    size: int
+    mtime_ns: int
 
 
-def _check_simple(name: str, head: bytes, size: int) -> None:
-    if head.startswith(b"SIMPLE  ="):
-        return
-    if b"SIMPLE  ="[: len(head)] == head:
-        raise UnusableFile(name, f"truncated: only {size} bytes; copy it again")
-    what = "text" if head.isascii() and not re.search(rb"[\x00-\x08\x0e-\x1f]", head) else "binary"
-    raise UnusableFile(name, f"not a FITS file: it begins with {what} {head[:16]!r}, not with SIMPLE")
+class _Image(NamedTuple):
+    """A unit whose image may be a frame, or three."""
+
+    unit: Unit
+    headers: int
+    """Units up to this one."""
+    sources: list[FitsSource]
+    bands: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Unit:
-    """A header and where its data are."""
-
-    index: int
-    header: Header
-    header_bytes: bytes
-    data: int
-    """Offset of the data."""
-    stored: int
-    """Bytes of the data."""
-
-    @property
-    def end(self) -> int:
-        return self.data + -(-self.stored // BLOCK) * BLOCK
-
-    @cached_property
-    def label(self) -> str:
-        name = str(self.header.value("EXTNAME", "")).strip().upper()
-        return f"extension {self.index} {name!r}" if self.index else "primary"
-
-
-def _units(name: str, stream: Stream, size: int, compressed: bool) -> Iterator[_Unit]:
-    """HDUs in order, until the file ends or what follows is no header."""
-    offset = 0
-    for index in range(MAX_HDUS):
-        if index and not compressed and offset >= size:
-            return
-        data = _header_bytes(name, stream, offset, index)
-        if not data:
-            return
-        header = Header(data)
-        unit = _Unit(index, header, data, offset + len(data), _stored_bytes(name, header))
-        yield unit
-        offset = unit.end
-
-
-def _header_bytes(name: str, stream: Stream, offset: int, index: int) -> bytes:
-    """Header blocks at the offset; empty where an extension does not begin there."""
-    count = 4 * BLOCK
-    while True:
-        data = stream.read_at(offset, count)
-        if index == 0:
-            _check_simple(name, data[:64], len(data))
-        elif not data.startswith(b"XTENSION"):
-            return b""
-        for start in range(0, len(data) - CARD + 1, CARD):
-            if data[start : start + 8] == b"END     " and not data[start + 8 : start + CARD].strip(b" \0"):
-                end = -(-(start + CARD) // BLOCK) * BLOCK
-                return data[:end] if len(data) >= end else data.ljust(end, b" ")
-        if len(data) < count or count > MAX_HEADER_BYTES:
-            where = "header" if index == 0 else f"header of extension {index}"
-            raise UnusableFile(
-                name, f"truncated {where}: {len(data)} bytes without an END card; copy the file again"
-            )
-        count *= 4
-
-
-def _integer(name: str, header: Header, keyword: str, low: int = 0, default: int | None = None) -> int:
-    value = header.value(keyword, default)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        found = "is missing" if keyword not in header else f"= {header[keyword].value!r} makes no sense"
-        raise UnusableFile(name, f"broken header: {keyword} {found}; write the file again")
-    return value
-
-
-def _axes(name: str, header: Header, prefix: str = "") -> list[int]:
-    count = _integer(name, header, f"{prefix}NAXIS")
-    if count > 999:
-        raise UnusableFile(name, f"broken header: {prefix}NAXIS = {count}; write the file again")
-    return [_integer(name, header, f"{prefix}NAXIS{i + 1}") for i in range(count)]
-
-
-def _stored_bytes(name: str, header: Header) -> int:
-    bits = _bitpix(name, header)
-    axes = _axes(name, header)
-    if not axes:
-        return 0
-    if axes[0] == 0 and header.value("GROUPS") is True:
-        axes = axes[1:]
-    pcount = _integer(name, header, "PCOUNT", default=0)
-    gcount = _integer(name, header, "GCOUNT", default=1)
-    if "XTENSION" not in header and header.value("GROUPS") is not True:
-        # Outside of random groups and extensions the two have no meaning, and some writers leave nonsense in them.
-        pcount, gcount = 0, 1
-    return abs(bits) // 8 * gcount * (pcount + math.prod(axes))
-
-
-def _bitpix(name: str, header: Header, keyword: str = "BITPIX") -> int:
-    bits = _integer(name, header, keyword, low=-64)
-    if bits not in (8, 16, 32, 64, -32, -64):
-        raise UnusableFile(name, f"broken header: {keyword} = {bits}; FITS knows 8, 16, 32, 64, -32, -64")
-    return bits
-
-
-def _examine(name: str, stream: Stream, codec: str, size: int, mtime_ns: int) -> FrameFile:
-    primary: Header | None = None
-    chosen: _Unit | None = None
-    source: FitsSource | None = None
-    refused: UnusableFile | None = None
-    headers: list[bytes] = []
-    extensions, others = 0, 0
-    units = _units(name, stream, size, bool(codec))
-    while True:
-        try:
-            unit = next(units, None)
-        except UnusableFile:
-            if source is None:
-                raise
-            break  # what follows the frame may be broken: the frame is not
-        if unit is None:
-            break
-        primary = primary or unit.header
-        if source is not None:
-            others += _has_image(unit.header)
+def _frames(facts: _Facts, stream: Stream) -> list[FrameFile]:
+    walk = _Walk(facts, stream)
+    walk.run()
+    if not walk.images:
+        if walk.refused is not None:
+            raise walk.refused
+        extensions = len(walk.headers) - 1
+        held = f"extensions: {extensions}, none of them a frame" if extensions else "only a header"
+        raise UnusableFile(facts.path, f"no image in this FITS file ({held}); nothing to integrate")
+    units_found = [image.unit for image in walk.images]
+    chosen = units_found[:1] if units_found[0].index == 0 else frames_among(facts.path, units_found)
+    others = len(units_found) + walk.following - len(chosen)
+    used = chosen[0].label if len(chosen) == 1 else f"{len(chosen)}, {chosen[0].label} and its like,"
+    notes = [f"{others + len(chosen)} images in the file: only {used} is used"] if others else []
+    if walk.broken is not None:
+        notes.append(f"the file is damaged behind its images: {walk.broken.reason}")
+    found = _length(facts, stream, walk.images[-1].unit.end)
+    frames: list[FrameFile] = []
+    parts = dict(zip((unit.index for unit in chosen), part_names(chosen), strict=True))
+    for image in walk.images:
+        if image.unit.index not in parts:
             continue
-        headers.append(unit.header_bytes)
-        extensions += unit.index > 0
+        end = image.unit.data + image.unit.stored
+        if found < end:
+            cut = walk.broken or UnusableFile(facts.path, _truncated(image, end, found))
+            if not frames:
+                raise cut
+            # What follows a good frame may be cut off.
+            notes.append(f"{image.unit.label} is left out: {cut.reason}")
+            continue
+        frames += _of_image(facts, image, walk, parts[image.unit.index])
+    return [replace(frame, notes=(*notes, *frame.notes)) for frame in frames]
+
+
+class _Walk:
+    """Goes through the units of a file and keeps those whose image may be a frame."""
+
+    def __init__(self, facts: _Facts, stream: Stream) -> None:
+        self.facts = facts
+        self.stream = stream
+        self.headers: list[bytes] = []
+        self.primary = Header(b"")
+        self.images: list[_Image] = []
+        self.following = 0
+        """Images that follow a primary one."""
+        self.refused: UnusableFile | None = None
+        """Why the first image that cannot be a frame is none."""
+        self.broken: UnusableFile | None = None
+        """What ended the walk."""
+
+    def run(self) -> None:
+        """Go to the end; as far as needed in a compressed file."""
+        facts = self.facts
+        end = _gzip_length(facts) if facts.codec == "gzip" else -1
         try:
-            plan = _plan(name, unit, codec, size, mtime_ns)
+            for unit in units(facts.path, self.stream, size=facts.size, compressed=bool(facts.codec)):
+                self._see(unit)
+                if facts.codec and self.images and (self.images[0].unit.index == 0 or unit.end == end):
+                    # To see what follows, all of it would have to be decompressed.
+                    return
+        except UnusableFile as failure:
+            if not self.images:
+                raise
+            # What follows a frame may be broken: the frame is not.
+            self.broken = failure
+
+    def _see(self, unit: Unit) -> None:
+        path = self.facts.path
+        if unit.index == 0:
+            if unit.header.value("SIMPLE") is not True:
+                raise UnusableFile(
+                    path, "SIMPLE is not T: the file itself says it is no standard FITS; write it again"
+                )
+            if unit.header.value("GROUPS") is True:
+                raise UnusableFile(path, "random groups (interferometry), no image; nothing to integrate")
+            self.primary = unit.header
+        wanted = unit.is_image and not is_companion(unit)
+        if self.images and self.images[0].unit.index == 0:
+            self.following += wanted
+            return
+        self.headers.append(unit.header_bytes)
+        if not wanted:
+            return
+        try:
+            image = self._image(unit)
         except UnusableFile as failure:
             if unit.index == 0:
                 raise
-            refused = refused or failure
-            continue
-        if plan is not None:
-            chosen, source = unit, plan
-            if codec:
-                break  # to see what follows, all of it would have to be decompressed
-    if source is None or chosen is None or primary is None:
-        if refused is not None:
-            raise refused
-        held = f"extensions: {extensions}, none of them a frame" if extensions else "only a header"
-        raise UnusableFile(name, f"no image in this FITS file ({held}); nothing to integrate")
-    _check_complete(name, stream, source, chosen, codec, size)
+            self.refused = self.refused or failure
+            return
+        if image is not None:
+            self.images.append(image)
+
+    def _image(self, unit: Unit) -> _Image | None:
+        """Plans of the frames in an image; None for the empty primary image many programs write."""
+        path, header = self.facts.path, unit.header
+        lengths = axes(path, header, unit.prefix)
+        where = "" if unit.index == 0 else f" in {unit.label}"
+        if math.prod(lengths) == 0:
+            if unit.index == 0:
+                return None
+            raise UnusableFile(path, f"an image without pixels{where} ({' x '.join(map(str, lengths))})")
+        shape, bands = planes(path, unit)
+        bits = bitpix(path, header, f"{unit.prefix}BITPIX")
+        bscale, bzero = number(path, header, "BSCALE", 1.0), number(path, header, "BZERO", 0.0)
+        if bscale == 0.0:
+            raise UnusableFile(path, "broken header: BSCALE = 0 makes all pixels equal; write the file again")
+        source = FitsSource(
+            path=str(Path(path).absolute()),
+            size=self.facts.size,
+            mtime_ns=self.facts.mtime_ns,
+            shape=shape,
+            bitpix=bits,
+            offset=unit.data,
+            bzero=bzero,
+            bscale=bscale,
+            blank=_blank(unit) if bits > 0 else None,
+            codec=self.facts.codec,
+        )
+        if unit.tiled:
+            plans = [tiling(path, unit, plane) for plane in range(len(bands))]
+            sources = [replace(source, tiling=plan) for plan in plans]
+        else:
+            sources = [replace(source, offset=unit.data + k * source.stored) for k in range(len(bands))]
+        return _Image(unit, len(self.headers), sources, bands)
+
+
+def _blank(unit: Unit) -> int | None:
+    """Stored integer that means no data."""
+    found = unit.header.value("BLANK")
+    if found is None and unit.tiled:
+        found = unit.header.value("ZBLANK")
+    if isinstance(found, int | float) and not isinstance(found, bool) and float(found).is_integer():
+        return int(found)
+    return None
+
+
+def _truncated(image: _Image, end: int, found: int) -> str:
+    rows, columns = image.sources[0].shape
+    return (
+        f"truncated: {columns} x {rows} pixels (BITPIX {image.sources[0].bitpix}) end at byte {end}, the file has "
+        f"{found}; copy it again"
+    )
+
+
+def _gzip_length(facts: _Facts) -> int:
+    """Length (modulo 2^32) of the last member of a gzip file, which its last bytes tell."""
+    with Path(facts.path).open("rb") as file:
+        file.seek(max(facts.size - 4, 0))
+        return int.from_bytes(file.read(4), "little")
+
+
+def _length(facts: _Facts, stream: Stream, end: int) -> int:
+    """Bytes of the file, decompressed; as far as they are needed to tell that they reach `end`."""
+    if not facts.codec:
+        return facts.size
+    if facts.codec == "gzip":
+        found = _gzip_length(facts)
+        # When the trailer does not look like one of a FITS file of at least this length, decompressing tells.
+        if found % BLOCK == 0 and end <= found <= DEFLATE_RATIO * facts.size:
+            return found
+    return stream.length()
+
+
+def _of_image(facts: _Facts, image: _Image, walk: _Walk, part: str) -> Iterator[FrameFile]:
+    """Frames of an image: one, or one for each colour."""
+    unit = image.unit
+    headers = walk.headers[: image.headers]
+    below = unit.header.below(walk.primary) if unit.index else unit.header
     notes = []
-    if others:
-        notes.append(f"{others + 1} images in the file: only {chosen.label} is used")
-    header = chosen.header.below(primary) if chosen.index else chosen.header
-    # Never half of one WCS and half of another.
-    wcs = chosen.header if "CTYPE1" in chosen.header else header
-    if header.odd:
-        notes.append(f"{header.odd} header card(s) violate the FITS standard and were skipped or guessed")
-    digest = hashlib.blake2b(b"".join(headers), digest_size=8).hexdigest()
-    content = _content(name, headers, source, chosen, size)
-    return FrameFile(
-        source=source,
-        header=header,
-        wcs_header=wcs,
-        content=content,
-        header_digest=digest,
-        bitpix=source.bitpix,
-        bzero=source.bzero,
-        codec=source.codec,
-        notes=tuple(notes),
-    )
-
-
-def _is_tiled(header: Header) -> bool:
-    """Say whether a unit is a table that holds a tile-compressed image."""
-    return header.value("ZIMAGE") is True and str(header.value("XTENSION", "")).strip() == "BINTABLE"
-
-
-def _has_image(header: Header) -> bool:
-    """Say whether a unit is an image with data and no companion of another."""
-    kind = str(header.value("XTENSION", "IMAGE")).strip()
-    tiled = _is_tiled(header)
-    if kind not in ("IMAGE", "IUEIMAGE") and not tiled:
-        return False
-    if _AUXILIARY.match(str(header.value("EXTNAME", "")).strip().upper()):
-        return False
-    axes = header.value("ZNAXIS" if tiled else "NAXIS")
-    return isinstance(axes, int | float) and axes > 0
-
-
-def _plan(name: str, unit: _Unit, codec: str, size: int, mtime_ns: int) -> FitsSource | None:
-    """Plan of the image of a unit; None where it holds none."""
-    header = unit.header
-    if unit.index == 0 and header.value("SIMPLE") is not True:
-        raise UnusableFile(name, "SIMPLE is not T: the file itself says it is no standard FITS; write it again")
-    if unit.index == 0 and header.value("GROUPS") is True:
-        raise UnusableFile(name, "random groups (interferometry), no image; nothing to integrate")
-    if not _has_image(header):
-        return None
-    tiled = _is_tiled(header)
-    prefix = "Z" if tiled else ""
-    axes = _axes(name, header, prefix)
-    where = "" if unit.index == 0 else f" in {unit.label}"
-    if math.prod(axes) == 0:
-        if unit.index == 0:
-            # An empty primary before the real image is what many programs write.
-            return None
-        raise UnusableFile(name, f"an image without pixels{where} ({' x '.join(map(str, axes))})")
-    while len(axes) > 2 and axes[-1] == 1:
-        axes.pop()
-    if len(axes) > 2:
-        raise UnusableFile(
-            name,
-            f"{math.prod(axes[2:])} planes of {axes[0]} x {axes[1]} pixels{where}: colour planes and cubes are "
-            "not taken yet; split it into planes",
-        )
-    if len(axes) < 2:
-        raise UnusableFile(name, f"a row of {math.prod(axes)} values{where}, no image")
-    bits = _bitpix(name, header, f"{prefix}BITPIX")
-    bscale, bzero = _number(name, header, "BSCALE", 1.0), _number(name, header, "BZERO", 0.0)
-    if bscale == 0.0:
-        raise UnusableFile(name, "broken header: BSCALE = 0 makes all pixels equal; write the file again")
-    blank = None
-    if bits > 0:
-        found = header.value("BLANK")
-        if found is None and tiled:
-            found = header.value("ZBLANK")
-        if isinstance(found, int | float) and not isinstance(found, bool) and float(found).is_integer():
-            blank = int(found)
-    return FitsSource(
-        path=str(Path(name).absolute()),
-        size=size,
-        mtime_ns=mtime_ns,
-        shape=(axes[1], axes[0]),
-        bitpix=bits,
-        offset=unit.data,
-        bzero=bzero,
-        bscale=bscale,
-        blank=blank,
-        codec=codec,
-        tiled=len(unit.header_bytes) if tiled else 0,
-        stored=unit.stored if tiled else 0,
-    )
-
-
-def _number(name: str, header: Header, keyword: str, default: float) -> float:
-    value = header.value(keyword, default)
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            value = None
-    if value is None or isinstance(value, bool) or not math.isfinite(value):
-        raise UnusableFile(name, f"broken header: {keyword} = {header[keyword].value!r}; write the file again")
-    return float(value)
-
-
-def _check_complete(name: str, stream: Stream, source: FitsSource, unit: _Unit, codec: str, size: int) -> None:
-    """Refuse data that end too early."""
-    end = unit.data + unit.stored
-    found = size
-    if codec == "gzip":
-        with Path(name).open("rb") as file:
-            file.seek(max(size - 4, 0))
-            found = int.from_bytes(file.read(4), "little")
-        # The trailer has the length modulo 2^32 of the last member. When it does not look like a FITS file of
-        # at least this length, decompressing tells.
-        if not (found % BLOCK == 0 and found >= end):
-            found = stream.length()
-    elif codec:
-        found = stream.length()
-    if found < end:
-        raise UnusableFile(
-            name,
-            f"truncated: {source.shape[1]} x {source.shape[0]} pixels (BITPIX {source.bitpix}) end at byte {end}, "
-            f"the file has {found}; copy it again",
+    if below.odd:
+        notes.append(f"{below.odd} header card(s) violate the FITS standard and were skipped or guessed")
+    for plane, (source, band) in enumerate(zip(image.sources, image.bands, strict=True)):
+        header, said = below, list(notes)
+        # Never half of one WCS and half of another.
+        wcs = unit.header if "CTYPE1" in unit.header else header
+        if band:
+            text = f"plane {plane + 1} of {len(image.bands)}"
+            header = header.changed({"COLORPLN": Card(band, f"skyloom: {text}")}, without=CFA_KEYWORDS)
+            said.append(f"{text} of a colour image, taken as {band}")
+        digest = _header_digest(headers, band)
+        yield FrameFile(
+            source=source,
+            header=header,
+            wcs_header=wcs,
+            content=_content(facts, headers, source, unit, band),
+            header_digest=digest,
+            bitpix=source.bitpix,
+            bzero=source.bzero,
+            codec=source.codec,
+            band=band,
+            part=" ".join(p for p in (part, band) if p),
+            notes=tuple(said),
+            digest_plain=partial(_plain_digest, source, digest),
         )
 
 
-def _content(name: str, headers: list[bytes], source: FitsSource, unit: _Unit, size: int) -> str:
+def _header_digest(headers: Sequence[bytes], band: str) -> str:
+    return hashlib.blake2b(b"".join([*headers, band.encode()]), digest_size=8).hexdigest()
+
+
+def _content(facts: _Facts, headers: Sequence[bytes], source: FitsSource, unit: Unit, band: str) -> str:
     """Content id; of a compressed file the samples are of the compressed bytes."""
-    first, count = (0, size) if source.codec else (unit.data, unit.stored)
-    digest = hashlib.blake2b(f"{size}:".encode(), digest_size=8)
+    first, count = (0, facts.size) if facts.codec else (source.offset, source.stored)
+    digest = hashlib.blake2b(f"{facts.size}:".encode(), digest_size=8)
     for header in headers:
         digest.update(header)
-    with Path(name).open("rb") as file:
-        descriptor = file.fileno()
+    digest.update(band.encode())
+    with Path(facts.path).open("rb") as file:
         for start in sample_offsets(count):
-            digest.update(os.pread(descriptor, min(SAMPLE_BYTES, count - start), first + start))
+            digest.update(os.pread(file.fileno(), min(SAMPLE_BYTES, count - start), first + start))
     return digest.hexdigest()
 
 
-def plain_content(file: FrameFile) -> str:
-    """Digest of headers and data as they are when decompressed: equal for a file and its compressed copy.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be read.
-    """
-    source = file.source
-    assert isinstance(source, FitsSource)
-    count = source.stored or abs(source.bitpix) // 8 * source.shape[0] * source.shape[1]
-    digest = hashlib.blake2b(file.header_digest.encode(), digest_size=8)
+def _plain_digest(source: FitsSource, header_digest: str) -> str:
+    digest = hashlib.blake2b(header_digest.encode(), digest_size=8)
     try:
         with Stream(source.path, source.codec) as stream:
-            for start in sample_offsets(count):
-                digest.update(stream.read_at(source.offset + start, min(SAMPLE_BYTES, count - start)))
+            for start in sample_offsets(source.stored):
+                digest.update(stream.read_at(source.offset + start, min(SAMPLE_BYTES, source.stored - start)))
     except OSError as failure:
         raise UnusableFile(source.path, f"cannot be read: {failure.strerror or failure}") from failure
     return digest.hexdigest()

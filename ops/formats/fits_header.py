@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 BLOCK = 2880
@@ -118,8 +118,20 @@ class Header(Mapping[str, Card]):
         """Return this header with the cards of `other` where it has none (an extension inherits so)."""
         merged = Header(b"")
         merged._raw = {**other._raw, **self._raw}
+        merged._cards = {**{k: c for k, c in other._cards.items() if k not in self._raw}, **self._cards}
         merged.odd = self.odd + other.odd
         return merged
+
+    def changed(self, cards: Mapping[str, Card], *, without: Iterable[str] = ()) -> Header:
+        """Return this header with some cards replaced or added, and some left out."""
+        drop = {*without, *cards}
+        header = Header(b"")
+        header._raw = {k: v for k, v in self._raw.items() if k not in drop}
+        header._cards = {k: v for k, v in self._cards.items() if k not in drop}
+        for keyword, card in cards.items():
+            header._raw[keyword], header._cards[keyword] = "", card
+        header.odd = self.odd
+        return header
 
 
 def _join_text(first: str, more: str) -> str:

@@ -1,19 +1,17 @@
 """Pixels of FITS frames by plan (offset, type, scaling): no window read decodes or scales a whole frame.
 
-astropy only decodes tile-compressed images, and sees a header cut down to what that takes.
+Only where the whole file is compressed (gzip, bzip2, `compress`) the frame is decoded whole, and kept for a while.
 """
 
 from __future__ import annotations
 
-import bz2
-import io
 import json
 import math
 import os
-import re
-import zlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyloom.ops.errors import DataError
-from skyloom.ops.formats.fits_header import BLOCK, CARD, Header
+from skyloom.ops.formats.fits_stream import Stream
+from skyloom.ops.formats.fits_tiling import Column, Tiling
 from skyloom.ops.formats.frame_file import UnusableFile
 from skyloom.ops.frames import decoded, register_source
 
@@ -29,6 +28,11 @@ IO_BUFFERS = 1024
 """Buffers one vectored read may fill (IOV_MAX of Linux and macOS)."""
 IO_BYTES = 2**26
 """Bytes one vectored read may span."""
+SUM_BYTES = 2**22
+"""Bytes added up at a time."""
+
+_summed: set[tuple[str, int, int, int]] = set()
+_summed_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -47,30 +51,47 @@ class FitsSource:
     bscale: float = 1.0
     blank: int | None = None
     codec: str = ""
-    """How the whole file is compressed: "", "gzip" or "bzip2"."""
-    tiled: int = 0
-    """Bytes of header in front of the data when the image is tile-compressed; 0: plain."""
-    stored: int = 0
-    """Bytes of the stored data when the image is tile-compressed."""
+    """How the whole file is compressed: "", "gzip", "bzip2" or "compress"."""
+    tiling: Tiling | None = None
+    """Where the tiles are, when the image is tile-compressed."""
 
     @property
     def windowed(self) -> bool:
         """True: a window is read without decoding the whole frame."""
-        return not self.codec and not self.tiled
+        return not self.codec and (self.tiling is None or self.tiling.windowed)
+
+    @property
+    def stored(self) -> int:
+        """Bytes of the stored data."""
+        if self.tiling is not None:
+            return self.tiling.stored
+        return self._dtype.itemsize * self.shape[0] * self.shape[1]
 
     def spec(self) -> str:
         """Text `open_source` makes this source from."""
         return json.dumps({"kind": "fits", **asdict(self)}, separators=(",", ":"))
 
     def read(self, rows: slice, columns: slice) -> NDArray[np.float32]:
-        """Pixels of a window in physical units (see `FrameSource.read`)."""
+        """Pixels of a window in physical units (see `FrameSource.read`).
+
+        Notes
+        -----
+        The data of a tile-compressed image are compared with their sum (DATASUM) when the process reads the first
+        window of the file: a damaged Rice stream decodes to other pixels without a sign.
+        """
         self._check_unchanged()
+        owned = True
         try:
-            if self.windowed:
-                raw = self._read_window(rows, columns)
+            if not self.windowed:
+                plane = 0 if self.tiling is None else self.tiling.plane
+                key = (self.path, self.size, self.mtime_ns, self.offset, plane)
+                raw, owned = decoded(key, self._decode)[rows, columns], False
+            elif self.tiling is not None:
+                height, width = self.shape
+                raw = self._read_tiles(slice(*rows.indices(height)), slice(*columns.indices(width)))
             else:
-                raw = decoded((self.path, self.size, self.mtime_ns, self.offset), self._decode)[rows, columns]
-            return physical(raw, bzero=self.bzero, bscale=self.bscale, blank=self.blank)
+                raw = self._read_window(rows, columns)
+            return physical(raw, bzero=self.bzero, bscale=self.bscale, blank=self.blank, owned=owned)
         except DataError:
             raise
         except (OSError, ValueError) as failure:
@@ -129,83 +150,79 @@ class FitsSource:
         if now.st_mtime_ns != self.mtime_ns:
             raise UnusableFile(self.path, "changed since it was ingested (it was written again); run again")
 
+    def _read_tiles(self, rows: slice, columns: slice) -> NDArray[Any]:
+        """Stored numbers of a window of a tile-compressed image."""
+        assert self.tiling is not None
+        with Path(self.path).open("rb", buffering=0) as file:
+            descriptor = file.fileno()
+
+            def read(offset: int, count: int) -> memoryview:
+                place = memoryview(bytearray(count))
+                self._read_all(descriptor, place, self.offset + offset)
+                return place
+
+            key = (self.path, self.size, self.mtime_ns, self.offset)
+            if self.tiling.checksum is not None and key not in _summed:
+                _check_sum(self.path, partial(os.pread, descriptor), self.offset, self.tiling)
+                with _summed_lock:
+                    _summed.add(key)
+            return self.tiling.read(self.path, read, rows, columns)
+
     def _decode(self) -> NDArray[Any]:
         """Whole frame as stored numbers."""
-        count = self.stored if self.tiled else self._dtype.itemsize * self.shape[0] * self.shape[1]
+        if self.tiling is not None and not self.codec:
+            return self._read_tiles(*(slice(0, n) for n in self.shape))
         with Stream(self.path, self.codec) as stream:
-            header = stream.read_at(self.offset - self.tiled, self.tiled) if self.tiled else b""
-            data = stream.read_at(self.offset, count)
-        if len(data) < count:
-            raise UnusableFile(self.path, f"truncated: {len(data)} of {count} bytes of data")
-        if self.tiled:
-            _check_sum(self.path, header, data)
-            return self._decode_tiles(header, data)
-        return np.frombuffer(data, self._dtype).reshape(self.shape)
-
-    def _decode_tiles(self, header: bytes, data: bytes) -> NDArray[Any]:
-        from astropy.io import fits
-
-        cards = [header[i : i + CARD] for i in range(0, len(header), CARD)]
-        needed = b"".join(c for c in cards if _TILE_CARDS.match(c)) + b"END".ljust(CARD)
-        primary = b"".join(
-            c.ljust(CARD)
-            for c in (
-                b"SIMPLE  =                    T",
-                b"BITPIX  =                    8",
-                b"NAXIS   =                    0",
-                b"EXTEND  =                    T",
-                b"END",
-            )
-        )
-        file = b"".join(part.ljust(-(-len(part) // BLOCK) * BLOCK, b" ") for part in (primary, needed))
-        file += data.ljust(-(-len(data) // BLOCK) * BLOCK, b"\0")
-        try:
-            with fits.open(io.BytesIO(file), memmap=False, do_not_scale_image_data=True) as hdus:
-                pixels = np.asarray(hdus[1].data)
-        # Corrupt streams end in whatever the decoder trips over (zlib.error, struct.error, IndexError, …).
-        except Exception as failure:
-            raise UnusableFile(self.path, f"corrupt tile-compressed data: {failure}") from failure
-        if pixels.size != self.shape[0] * self.shape[1]:
-            raise UnusableFile(self.path, f"corrupt tile-compressed data: {pixels.shape} pixels, not {self.shape}")
-        return pixels.reshape(self.shape)
+            data = stream.read_at(self.offset, self.stored)
+        if len(data) < self.stored:
+            raise UnusableFile(self.path, f"truncated: {len(data)} of {self.stored} bytes of data")
+        if self.tiling is None:
+            return np.frombuffer(data, self._dtype).reshape(self.shape)
+        whole = memoryview(data)
+        if self.tiling.checksum is not None:
+            _check_sum(self.path, lambda count, offset: data[offset : offset + count], 0, self.tiling)
+        rows, columns = (slice(0, n) for n in self.shape)
+        return self.tiling.read(self.path, lambda offset, count: whole[offset : offset + count], rows, columns)
 
 
-def _check_sum(path: str, header: bytes, data: bytes) -> None:
-    """Compare data with the DATASUM card, when there is one (ones' complement sum of 32-bit words).
+def _check_sum(path: str, read: Callable[[int, int], bytes], offset: int, plan: Tiling) -> None:
+    """Compare data with the DATASUM card (ones' complement sum of 32-bit words).
 
-    A damaged Rice stream decodes to other pixels without a sign, a damaged HCOMPRESS stream can end the process.
+    Parameters
+    ----------
+    read
+        Bytes (count, offset).
     """
-    card = Header(header).value("DATASUM")
-    try:
-        expected = int(str(card))
-    except ValueError:
-        return
-    words = np.frombuffer(data.ljust(-(-len(data) // 4) * 4, b"\0"), ">u4")
-    total = int(words.sum(dtype=np.uint64))
+    total = 0
+    for start in range(0, plan.stored, SUM_BYTES):
+        data = read(min(SUM_BYTES, plan.stored - start), offset + start)
+        words = np.frombuffer(data.ljust(-(-len(data) // 4) * 4, b"\0"), ">u4")
+        total += int(words.sum(dtype=np.uint64))
     while total >> 32:
         total = (total & 0xFFFFFFFF) + (total >> 32)
-    if total != expected:
-        raise UnusableFile(path, f"corrupt data: sum {total}, DATASUM says {expected}; copy it again")
-
-
-_TILE_CARDS = re.compile(
-    rb"(XTENSION|BITPIX|NAXIS[12]?|PCOUNT|GCOUNT|TFIELDS|(TTYPE|TFORM|TSCAL|TZERO|TNULL|TDIM)\d+|THEAP|BLANK"
-    rb"|ZIMAGE|ZBITPIX|ZNAXIS\d*|ZTILE\d+|ZCMPTYPE|ZNAME\d+|ZVAL\d+|ZMASKCMP|ZQUANTIZ|ZDITHER0|ZBLANK|ZSCALE|ZZERO"
-    rb") *="
-)
+    if total != plan.checksum:
+        raise UnusableFile(path, f"corrupt data: sum {total}, DATASUM says {plan.checksum}; copy it again")
 
 
 def physical(
-    raw: NDArray[Any], *, bzero: float = 0.0, bscale: float = 1.0, blank: int | None = None
+    raw: NDArray[Any],
+    *,
+    bzero: float = 0.0,
+    bscale: float = 1.0,
+    blank: int | None = None,
+    owned: bool = False,
 ) -> NDArray[np.float32]:
     """Turn stored numbers into float32 pixels: bzero + bscale × stored, NaN where blank or not finite.
 
     Parameters
     ----------
     raw
-        Stored numbers, any byte order; not changed.
+        Stored numbers, any byte order; not changed unless `owned`.
     blank
         Stored integer that means "no data".
+    owned
+        True: the result may take the memory of `raw` (C-contiguous, writable). Where memory is given back to the
+        system and asked for anew by each read, that costs more than the reading.
 
     Notes
     -----
@@ -215,7 +232,9 @@ def physical(
     integers = raw.dtype.kind in "iu"
     exact = bscale == 1.0 and bzero == math.floor(bzero) and abs(bzero) < 2**23
     with np.errstate(over="ignore", invalid="ignore"):
-        if (integers and raw.dtype.itemsize <= 2 and exact) or (bscale == 1.0 and bzero == 0.0):
+        if owned and raw.dtype.kind == "f" and raw.dtype.itemsize == 4 and bscale == 1.0 and bzero == 0.0:
+            pixels = raw if raw.dtype.isnative else raw.byteswap(inplace=True).view(np.float32)
+        elif (integers and raw.dtype.itemsize <= 2 and exact) or (bscale == 1.0 and bzero == 0.0):
             pixels = raw.astype(np.float32, order="C")
             if bzero:
                 pixels += np.float32(bzero)
@@ -237,82 +256,19 @@ def physical(
     return pixels
 
 
-class Stream:
-    """Reads forward in a file, decompressing where it must."""
-
-    def __init__(self, path: str, codec: str) -> None:
-        self._path = path
-        self._codec = codec
-        self._file = Path(path).open("rb")  # noqa: SIM115  (closed by __exit__)
-        self._chunks = self._inflate() if codec else iter(())
-        self._buffer = bytearray()
-        self._start = 0
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def read_at(self, offset: int, count: int) -> bytes:
-        """Up to `count` bytes from `offset`; fewer at the end. Compressed: offsets must not fall."""
-        if not self._codec:
-            return os.pread(self._file.fileno(), count, offset)
-        drop = offset - self._start
-        if drop < 0:
-            raise ValueError("a compressed stream is read forward")
-        while drop > len(self._buffer):
-            drop -= len(self._buffer)
-            self._start += len(self._buffer)
-            self._buffer.clear()
-            more = next(self._chunks, b"")
-            if not more:
-                return b""
-            self._buffer += more
-        del self._buffer[:drop]
-        self._start = offset
-        while len(self._buffer) < count:
-            more = next(self._chunks, b"")
-            if not more:
-                break
-            self._buffer += more
-        return bytes(self._buffer[:count])
-
-    def length(self) -> int:
-        """Bytes from here to the end, all decompressed."""
-        return self._start + len(self._buffer) + sum(len(c) for c in self._chunks)
-
-    def _inflate(self) -> Iterator[bytes]:
-        new = (lambda: zlib.decompressobj(31)) if self._codec == "gzip" else bz2.BZ2Decompressor
-        member: Any = new()
-        rest, members = b"", 0
-        try:
-            while data := rest or self._file.read(2**16):
-                rest = b""
-                chunk = member.decompress(data)
-                if chunk:
-                    yield chunk
-                if member.eof:
-                    # Further members follow at once; zeros or other padding after the last one are no data.
-                    rest, member, members = member.unused_data, new(), members + 1
-                    if not rest.startswith((b"\x1f\x8b", b"BZh")):
-                        rest = b""
-                        follow = self._file.read(2**16)
-                        if follow.startswith((b"\x1f\x8b", b"BZh")):
-                            rest = follow
-                        else:
-                            return
-        except (zlib.error, OSError, EOFError, ValueError) as failure:
-            raise UnusableFile(self._path, f"corrupt {self._codec} stream: {failure}; copy it again") from failure
-        raise UnusableFile(self._path, f"truncated {self._codec} stream (no end mark); copy it again")
-
-
 def _from_fields(fields: dict[str, Any]) -> FitsSource:
     values = {k: v for k, v in fields.items() if k != "kind"}
     try:
         source = FitsSource(**values)
-        return replace(source, shape=(int(values["shape"][0]), int(values["shape"][1])))
-    except (TypeError, KeyError, ValueError, IndexError) as wrong:
+        source = replace(source, shape=(int(values["shape"][0]), int(values["shape"][1])))
+        if source.tiling is None:
+            return source
+        tiling = dict(values["tiling"])
+        for name in ("axes", "tile"):
+            tiling[name] = tuple(int(n) for n in tiling[name])
+        tiling["columns"] = tuple(Column(*column) for column in tiling["columns"])
+        return replace(source, tiling=Tiling(**tiling))
+    except (TypeError, KeyError, ValueError, IndexError, AttributeError) as wrong:
         raise DataError(f"not the source of a FITS frame ({wrong}); make it with `ingest`") from wrong
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from skyloom.ops.errors import DataError
@@ -32,7 +33,7 @@ class FileSource(FrameSource, Protocol):
 
 @dataclass(frozen=True)
 class FrameFile:
-    """A frame in a file. A colour image of three planes is three of them, one a band."""
+    """A frame in a file. A colour image of three planes is three of them, a camera of many chips one a chip."""
 
     source: FileSource
     header: Header
@@ -51,5 +52,21 @@ class FrameFile:
     """How the whole file is compressed, "" for not at all: a plain and a compressed copy may be twins."""
     band: str = ""
     """Band of a colour plane ("R", "G", "B"); "" = the header says."""
+    part: str = ""
+    """What tells the frame from the others of its file: a plane ("R"), a chip ("S4"); "" = it is the only one."""
     notes: tuple[str, ...] = ()
     """Oddities worth telling."""
+    digest_plain: Callable[[], str] | None = field(default=None, compare=False, repr=False)
+    """Makes what `plain_content` returns; none = the content id."""
+
+    def plain_content(self) -> str:
+        """Digest of headers and data as they are when decompressed: equal for a file and its compressed copy.
+
+        Reads, and decompresses, what it takes. Only comparable where `header_digest` is the same.
+
+        Raises
+        ------
+        DataError
+            If the file cannot be read.
+        """
+        return self.content if self.digest_plain is None else self.digest_plain()

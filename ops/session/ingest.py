@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -13,77 +11,89 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import dask
-import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from skyloom.ops.errors import DataError
-from skyloom.ops.formats.fits import FrameFile, UnusableFile, examine, plain_content
-from skyloom.ops.frames import open_source
-from skyloom.ops.grid import parse_wcs, pixel_to_sky
+from skyloom.ops.formats.examine import examine
+from skyloom.ops.formats.frame_file import FrameFile, UnusableFile
 from skyloom.ops.registry import Param, register
-from skyloom.ops.session.facts import Fact, quantity, read_facts
+from skyloom.ops.session.describe import describe
+from skyloom.ops.session.fact import Fact
+from skyloom.ops.session.facts import read_facts
+from skyloom.ops.session.fields import COLUMNS
+from skyloom.ops.session.files import find, short_names
 from skyloom.ops.session.header_wcs import celestial_wcs
+from skyloom.ops.session.overrule import Rule, read_rules, stated
+from skyloom.ops.session.pixels import frame_pixels
+from skyloom.ops.session.templates import Template, read_templates
 
-SUFFIXES = (".fit", ".fits", ".fts", ".fz", ".gz", ".bz2", ".z")
-"""Ends of the names of files a folder is searched for (any case)."""
-UNREAD_SUFFIXES = (
-    *(".xisf", ".tif", ".tiff", ".ser"),
-    *(".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".raf", ".rw2", ".orf", ".dng", ".pef", ".kdc"),
-    *(".zip", ".7z", ".rar", ".xz", ".zst"),
-)
-"""Images and archives a folder may hold that this version does not read: reported, not passed over."""
+__all__ = ["describe", "frame_pixels", "ingest", "open_session"]
+
 READERS = 8
 """Threads that read headers: on a disk or a network the waiting overlaps."""
-BLOCK_BYTES = 2**24
-"""Size of the blocks of `frame_pixels` (bytes of float32)."""
 TAKEN = ("light", "unknown")
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """A usable file."""
+    """A usable frame."""
 
     path: Path
+    name: str
     file: FrameFile
     facts: dict[str, Fact]
     wcs: str
     notes: tuple[str, ...]
 
 
-@register(version=1, unit=())
+@register(version=2, unit=())
 def ingest(
     files: str | Path | Sequence[str | Path],
     *,
     bands: Annotated[list[str] | None, Param()] = None,
     take: Literal["lights", "all"] = "lights",
+    patterns: list[str] | None = None,
+    overrule: list[dict[str, Any]] | None = None,
 ) -> xr.Dataset:
     """List the frames of files and folders: what each is, where it points, how its pixels are read.
 
-    Headers only, no pixels. A file that cannot be used is left out with its reason.
+    Headers only, no pixels. A file that cannot be used is left out with its reason. What is known of a frame comes
+    from `overrule`, else its header, else `patterns`, else the names of its file and folders.
 
     Parameters
     ----------
     files
-        FITS files (plain, tile-compressed, gzip or bzip2, whatever their names) and folders, which are searched
-        with all their subfolders.
+        Files of frames, in any format skyloom reads, and folders, which are searched with all their subfolders.
     bands
-        Filters to take, as the session names them; none = all.
+        Bands (or filters) of lights to take, as the session names them; none = all.
     take
         lights = light frames and those that do not say what they are; all = calibration frames too.
+    patterns
+        How names are made, such as "{object}_{kind}_{band}_{exposure}s_{temperature}C" (* = anything; slashes for
+        folders): read where a header is silent.
+    overrule
+        What frames are whatever their headers say: a list of {match: pattern of paths, fact: value, …}, such as
+        {match: "*/flats/*", kind: flat, band: Ha}.
 
     Returns
     -------
     xarray.Dataset
         Dims (frame), sorted by name. Coordinate `frame` = content id. Variables `name`, `source` (for
-        `open_source`), `height`, `width` (px), `wcs` (header text, "" when there is none to trust), `kind`,
-        `band`, `exposure` (s), `gain` (e-/DN), `saturation` (units of the pixels), `units`, `date` (ISO, UTC),
-        `camera`, `facts` (JSON {fact: [value, origin]}). Attribute `left_out` = JSON [[name, reason], …].
+        `open_source`), `height`, `width` (px), `wcs` (header text, "" when there is none to trust); then the facts
+        `kind`, `master`, `band`, `filter`, `exposure` (s), `gain` (e-/DN), `saturation` (units of the pixels),
+        `units`, `date` (ISO, UTC), `camera`, `temperature` (°C), `gain_setting`, `offset_setting`, `binning`
+        ("1x1"), `bayer` (colours of the first two stored rows, "" mono), `rotation` (deg), `night` (date of the
+        local noon before), `ra`, `dec` (deg), `pedestal` (added to the pixels), `read_noise` (e-), `trim`,
+        `overscan` (FITS sections), `telescope`, `pixel_size` (µm), `focal_length` (mm); and `facts` (JSON {fact:
+        [value, origin]}). Unknown numbers are NaN, unknown texts "". Attributes: `left_out` = JSON [[name,
+        reason], …], `notes` = JSON list of what was odd about `patterns` and `overrule`.
 
     Raises
     ------
+    ConfigError
+        If a pattern or a rule makes no sense.
     DataError
         If a path does not exist, or no frame is left; the message has the first reasons.
 
@@ -92,9 +102,10 @@ def ingest(
     The content id is a digest of size, headers and samples of the data: a frame keeps it when its file is renamed
     or moved, and of equal files only the first by name is taken.
     """
-    paths, left_out = _find(files)
-    names = _short_names(paths)
-    found: list[tuple[str, _Frame]] = []
+    templates, rules = read_templates(patterns or ()), read_rules(overrule or ())
+    paths, left_out = find(files)
+    names = short_names(paths)
+    found: list[_Frame] = []
     with ThreadPoolExecutor(READERS) as pool:
         examined = pool.map(_try_examine, paths)
         # The WCS is made in this one thread: it holds the interpreter lock, and filters of warnings are global.
@@ -102,18 +113,18 @@ def ingest(
             if isinstance(outcome, UnusableFile):
                 left_out.append((names[path], outcome.reason))
             else:
-                found.append((names[path], _frame(path, outcome)))
+                found += [_frame(path, names[path], file, templates, rules) for file in outcome]
     frames = []
-    for name, frame in _unique(sorted(found, key=lambda item: (item[0], str(item[1].path))), left_out):
+    for frame in _unique(sorted(found, key=lambda f: (f.name, str(f.path))), left_out):
         reason = _unwanted(frame, bands, take)
         if reason:
-            left_out.append((name, reason))
+            left_out.append((frame.name, reason))
         else:
-            frames.append((name, frame))
+            frames.append(frame)
     left_out.sort()
     if not frames:
         raise DataError(_nothing(left_out))
-    return _table(frames, left_out)
+    return _table(frames, left_out, _unused(paths, found, templates, rules))
 
 
 def open_session(files: str | Path | Sequence[str | Path]) -> xr.Dataset:
@@ -121,101 +132,53 @@ def open_session(files: str | Path | Sequence[str | Path]) -> xr.Dataset:
     return ingest(files, take="all")
 
 
-# --- finding ---
-
-
-def _find(files: str | Path | Sequence[str | Path]) -> tuple[list[Path], list[tuple[str, str]]]:
-    """Files, each once, sorted by path; and what the folders hold beside that."""
-    given = [Path(files)] if isinstance(files, str | Path) else [Path(f) for f in files]
-    if not given:
-        raise DataError("no files given; name FITS files or folders that hold them")
-    paths: dict[Path, None] = {}
-    left_out = []
-    for path in given:
-        if path.is_dir():
-            inside = sorted(_walk(path))
-            paths.update(dict.fromkeys(p for p in inside if p.suffix.lower() in SUFFIXES))
-            left_out += [
-                (p.name, f"{p.suffix.lower()} files are not read in this version; save it as FITS")
-                for p in inside
-                if p.suffix.lower() in UNREAD_SUFFIXES
-            ]
-        elif path.exists() or path.is_symlink():
-            paths[path.absolute()] = None
-        else:
-            raise DataError(f"{path}: there is no such file or folder")
-    if not paths:
-        beside = Counter(reason for _, reason in left_out)
-        what = ", ".join(f"{n} {reason.split(' ')[0]}" for reason, n in sorted(beside.items()))
-        raise DataError(
-            f"no FITS files in {', '.join(map(str, given[:3]))}"
-            + (f" (there are: {what}, not read in this version)" if what else "")
-            + f"; names end in {', '.join(SUFFIXES[:-1])}"
-        )
-    return sorted(paths), left_out
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Files below a folder. Hidden ones (macOS leaves `._x.fits` beside x.fits) and zarr stores are none."""
-    for base, folders, names in os.walk(folder.absolute()):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and not f.endswith(".zarr"))
-        for name in names:
-            if not name.startswith("."):
-                yield Path(base, name)
-
-
-def _short_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """File names with as many parent folders as makes them differ."""
-    names: dict[Path, str] = {}
-    waiting, depth = list(paths), 1
-    while waiting:
-        short = {p: "/".join(p.parts[-depth:]) for p in waiting}
-        count = Counter(short.values())
-        done = {p: s for p, s in short.items() if count[s] == 1 or depth >= len(p.parts)}
-        names.update(done)
-        waiting, depth = [p for p in waiting if p not in done], depth + 1
-    # Bytes that are no UTF-8 travel as lone surrogates, which no store and no terminal takes.
-    return {p: n.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for p, n in names.items()}
-
-
 # --- examining ---
 
 
-def _try_examine(path: Path) -> FrameFile | UnusableFile:
+def _try_examine(path: Path) -> list[FrameFile] | UnusableFile:
     try:
         return examine(path)
     except UnusableFile as failure:
         return failure
 
 
-def _frame(path: Path, file: FrameFile) -> _Frame:
-    facts = read_facts(file.header, str(path), bitpix=file.bitpix, bzero=file.bzero)
+def _frame(path: Path, name: str, file: FrameFile, templates: list[Template], rules: list[Rule]) -> _Frame:
+    facts, odd = read_facts(
+        file.header,
+        path.as_posix(),
+        bitpix=file.bitpix,
+        bzero=file.bzero,
+        shape=file.source.shape,
+        plane=file.band,
+        user=stated(rules, path.as_posix(), file.part) if rules else None,
+        templates=templates,
+    )
     wcs, notes = celestial_wcs(file.wcs_header, file.source.shape)
-    if "bayer" in facts:
-        notes.append(f"colour sensor ({facts['bayer'].value}): pixels are taken as they are")
     if min(file.source.shape) < 16:
         notes.append(f"only {file.source.shape[1]} x {file.source.shape[0]} pixels")
-    return _Frame(path, file, facts, wcs, (*file.notes, *notes))
+    return _Frame(
+        path, f"{name} [{file.part}]" if file.part else name, file, facts, wcs, (*file.notes, *odd, *notes)
+    )
 
 
-def _unique(frames: Sequence[tuple[str, _Frame]], left_out: list[tuple[str, str]]) -> Iterator[tuple[str, _Frame]]:
+def _unique(frames: Sequence[_Frame], left_out: list[tuple[str, str]]) -> Iterator[_Frame]:
     """Frames whose content has not been seen before."""
     # A compressed and a plain copy of a file share the header; only then is it worth decompressing to see.
     codecs: dict[str, set[str]] = {}
-    for _, frame in frames:
+    for frame in frames:
         codecs.setdefault(frame.file.header_digest, set()).add(frame.file.codec)
     seen: dict[str, str] = {}
-    for name, frame in frames:
+    for frame in frames:
         contents = [frame.file.content]
         if len(codecs[frame.file.header_digest]) > 1:
             with suppress(DataError):
-                contents.append(plain_content(frame.file))
+                contents.append(frame.file.plain_content())
         twin = next((seen[c] for c in contents if c in seen), None)
         if twin is not None:
-            left_out.append((name, f"same content as {twin}"))
+            left_out.append((frame.name, f"same content as {twin}"))
             continue
-        seen.update(dict.fromkeys(contents, name))
-        yield name, frame
+        seen.update(dict.fromkeys(contents, frame.name))
+        yield frame
 
 
 def _unwanted(frame: _Frame, bands: list[str] | None, take: str) -> str:
@@ -226,11 +189,13 @@ def _unwanted(frame: _Frame, bands: list[str] | None, take: str) -> str:
             f"a {frame.facts['product'].value} ({frame.facts['product'].origin}): a frame's companion, not a frame"
         )
     if take == "lights" and kind not in TAKEN:
-        master = "master " if "master" in frame.facts else ""
+        master = "master " if frame.facts["master"].value else ""
         origin = frame.facts["kind"].origin
-        return f"a {master}{kind} ({origin}): masters and calibration come with linking, not in this version"
-    band = str(frame.facts["band"].value)
-    if bands is not None and kind in TAKEN and band not in bands:
+        return (
+            f"a {master}{kind} ({origin}): only calibrated lights are taken here; the preset 'raw' calibrates them"
+        )
+    band, name = str(frame.facts["band"].value), str(frame.facts["filter"].value)
+    if bands is not None and kind in TAKEN and band not in bands and (not name or name not in bands):
         return f"band {band}: not among {', '.join(bands)}"
     return ""
 
@@ -241,32 +206,52 @@ def _nothing(left_out: Sequence[tuple[str, str]]) -> str:
     return f"no frame to use, {len(left_out)} left out ({shown}{more})"
 
 
+def _unused(
+    paths: Sequence[Path], found: Sequence[_Frame], templates: Sequence[Template], rules: Sequence[Rule]
+) -> list[str]:
+    """Patterns and rules that fit no file: most likely misspelt."""
+    names = [p.as_posix() for p in paths]
+    parts = [(f.path.as_posix(), f.file.part) for f in found]
+    notes = [
+        f"overrule {rule.pattern!r} matches none of the {len(names)} files"
+        for rule in rules
+        if not any(rule.matches(*p) for p in parts)
+    ]
+    return notes + [
+        f"pattern {template.text!r} fits none of the {len(names)} names"
+        for template in templates
+        if not any(template.facts(name) for name in names)
+    ]
+
+
 # --- the table ---
 
 
-def _table(frames: Sequence[tuple[str, _Frame]], left_out: Sequence[tuple[str, str]]) -> xr.Dataset:
-    def texts(values: Iterable[object]) -> NDArray[np.str_]:
-        return np.array([str(v) for v in values], dtype=np.str_)
+def _texts(values: Iterable[object]) -> NDArray[np.str_]:
+    return np.array([str(v) for v in values], dtype=np.str_)
 
-    facts = [f.facts for _, f in frames]
-    sources = [f.file.source for _, f in frames]
+
+def _column(values: list[Any]) -> NDArray[Any]:
+    if isinstance(values[0], bool):
+        return np.array(values, dtype=np.bool_)
+    return np.array(values, dtype=np.float64) if isinstance(values[0], float) else _texts(values)
+
+
+def _table(frames: Sequence[_Frame], left_out: Sequence[tuple[str, str]], notes: list[str]) -> xr.Dataset:
+    sources = [f.file.source for f in frames]
     columns: dict[str, NDArray[Any]] = {
-        "name": texts(n for n, _ in frames),
-        "source": texts(s.spec() for s in sources),
+        "name": _texts(f.name for f in frames),
+        "source": _texts(s.spec() for s in sources),
         "height": np.array([s.shape[0] for s in sources], dtype=np.int64),
         "width": np.array([s.shape[1] for s in sources], dtype=np.int64),
-        "wcs": texts(f.wcs for _, f in frames),
-        **{key: texts(f[key].value for f in facts) for key in ("kind", "band", "units", "date", "camera")},
-        **{
-            key: np.array([quantity(f[key]) for f in facts], dtype=np.float64)
-            for key in ("exposure", "gain", "saturation")
-        },
-        "facts": texts(_facts_text(f) for _, f in frames),
+        "wcs": _texts(f.wcs for f in frames),
+        **{field.name: _column([f.facts[field.name].value for f in frames]) for field in COLUMNS},
+        "facts": _texts(_facts_text(f) for f in frames),
     }
     return xr.Dataset(
         {name: ("frame", values) for name, values in columns.items()},
-        coords={"frame": texts(f.file.content for _, f in frames)},
-        attrs={"left_out": json.dumps([list(item) for item in left_out])},
+        coords={"frame": _texts(f.file.content for f in frames)},
+        attrs={"left_out": json.dumps([list(item) for item in left_out]), "notes": json.dumps(notes)},
     )
 
 
@@ -279,86 +264,3 @@ def _facts_text(frame: _Frame) -> str:
     if frame.notes:
         values["notes"] = [list(frame.notes), "header"]
     return json.dumps(values, ensure_ascii=True)
-
-
-# --- for people ---
-
-
-def frame_pixels(session: xr.Dataset, index: int) -> xr.DataArray:
-    """Pixels of a frame, read when computed.
-
-    Parameters
-    ----------
-    session
-        As `ingest` returns it.
-    index
-        Row of the session.
-
-    Returns
-    -------
-    xarray.DataArray
-        float32 (y, x), dask-backed in bands of rows (frames that must be decoded whole: one chunk); NaN = no data;
-        attrs `name`, `units`, `band`.
-    """
-    row = session.isel(frame=index)
-    spec = str(row["source"].values)
-    height, width = int(row["height"]), int(row["width"])
-    band = min(height, max(1, BLOCK_BYTES // (4 * width))) if open_source(spec).windowed else height
-    starts = list(range(0, height, band))
-    name = f"frame-{dask.base.tokenize(spec, band)}"
-    graph = {(name, i, 0): (_read_rows, spec, y, min(y + band, height)) for i, y in enumerate(starts)}
-    chunks = (tuple(min(band, height - y) for y in starts), (width,))
-    array = da.Array(graph, name, chunks, dtype=np.float32)
-    attrs = {key: str(row[key].values) for key in ("name", "units", "band")}
-    return xr.DataArray(array, dims=("y", "x"), attrs=attrs, name=attrs["name"])
-
-
-def _read_rows(spec: str, start: int, stop: int) -> NDArray[np.float32]:
-    source = open_source(spec)
-    return source.read(slice(start, stop), slice(0, source.shape[1]))
-
-
-def describe(session: xr.Dataset) -> list[dict[str, Any]]:
-    """Rows for people: what each frame is and what is odd about it.
-
-    Returns
-    -------
-    list of dict
-        name, kind, band, exposure (s), size ("width x height"), scale (arcsec/px), ra, dec (degrees, of the
-        frame's centre), date, oddities (list of str). None = unknown.
-    """
-    shapes = Counter(zip(session["width"].values.tolist(), session["height"].values.tolist(), strict=True))
-    usual = shapes.most_common(1)[0][0] if shapes else (0, 0)
-    rows = []
-    for i in range(session.sizes["frame"]):
-        row = session.isel(frame=i)
-        width, height = int(row["width"]), int(row["height"])
-        facts = json.loads(str(row["facts"].values))
-        oddities = list(facts.get("notes", [[]])[0])
-        text = str(row["wcs"].values)
-        scale = ra = dec = None
-        if text:
-            wcs = parse_wcs(text)
-            scale = round(math.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix))) * 3600.0, 5)
-            centre = pixel_to_sky(wcs, np.array([(width - 1) / 2]), np.array([(height - 1) / 2]))
-            ra, dec = (round(float(c[0]), 5) for c in centre)
-        elif not any("WCS" in o for o in oddities):
-            oddities.append("no WCS: solve it (ASTAP, astrometry.net) before a mosaic")
-        if (width, height) != usual:
-            oddities.append(f"size differs from most ({usual[0]} x {usual[1]})")
-        exposure = float(row["exposure"])
-        rows.append(
-            {
-                "name": str(row["name"].values),
-                "kind": str(row["kind"].values),
-                "band": str(row["band"].values),
-                "exposure": None if math.isnan(exposure) else exposure,
-                "size": f"{width} x {height}",
-                "scale": scale,
-                "ra": ra,
-                "dec": dec,
-                "date": str(row["date"].values) or None,
-                "oddities": oddities,
-            }
-        )
-    return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -73,6 +74,21 @@ def test_signature_becomes_the_description() -> None:
     for wrong, says in cases:
         with pytest.raises(ConfigError, match=says.replace("|", r"\|")):
             op.check(wrong)
+
+
+def test_parameters_may_be_lists_of_mappings() -> None:
+    @registry.register(version=1)
+    def tell(image: xr.Dataset, *, rules: list[dict[str, Any]] | None = None) -> xr.Dataset:
+        """Tell."""
+        return image
+
+    op = registry.get_op("tell")
+    given = [{"match": "*/a/*", "exposure": 3, "night": date(2024, 1, 2)}, {}]
+    assert op.check({"rules": given}) == {"rules": [{"match": "*/a/*", "exposure": 3, "night": "2024-01-02"}, {}]}
+    assert op.check({}) == {"rules": None}
+    for wrong in ({"match": "x"}, [["match"]], [{1: "x"}], ["match"]):
+        with pytest.raises(ConfigError, match=r"rules = .* should be list"):
+            op.check({"rules": wrong})
 
 
 def test_parameters_need_types_and_names_are_unique() -> None:

@@ -14,7 +14,9 @@ from astropy.wcs import WCS
 from PIL import Image
 
 from skyloom.ops.errors import CapacityError, ConfigError
-from skyloom.ops.grid import Grid, wcs_header
+from skyloom.ops.formats.examine import examine
+from skyloom.ops.grid import Grid, parse_wcs, wcs_header
+from skyloom.ops.session.header_wcs import celestial_wcs
 from skyloom.workflows import export as export_module
 from skyloom.workflows.export import export, export_file
 
@@ -73,6 +75,25 @@ def test_counts_are_integers(mosaic: xr.Dataset, tmp_path: Path) -> None:
         assert hdus[0].header["BITPIX"] == 32
         assert "BUNIT" not in hdus[0].header
         np.testing.assert_array_equal(hdus[0].data, mosaic["count"].values[0])
+
+
+def test_xisf_holds_the_pixels_and_colour_where_there_is_some(
+    mosaic: xr.Dataset, grid: Grid, tmp_path: Path
+) -> None:
+    export_file(mosaic, tmp_path / "m.xisf", band="Ha")
+    (frame,) = examine(tmp_path / "m.xisf")
+    height, width = frame.source.shape
+    pixels = frame.source.read(slice(0, height), slice(0, width))
+    expected = mosaic["image"].values[1]
+    np.testing.assert_array_equal(pixels[::-1], expected)  # XISF begins at the top
+    assert frame.header.value("FILTER") == "Ha"
+    wcs = parse_wcs(celestial_wcs(frame.wcs_header, frame.source.shape)[0])
+    for y, x in ((0.0, 0.0), (699.0, 399.0)):
+        np.testing.assert_allclose(wcs.wcs_pix2world(x, 699 - y, 0), grid.wcs.wcs_pix2world(x, y, 0), atol=1e-9)
+
+    three = xr.concat([mosaic.isel(band=[0])] * 3, dim="band").assign_coords(band=["R", "G", "B"])
+    export_file(three, tmp_path / "c.xisf")
+    assert [f.band for f in examine(tmp_path / "c.xisf")] == ["R", "G", "B"]
 
 
 def test_tiff_is_linear_unclipped_and_the_right_way_up(mosaic: xr.Dataset, tmp_path: Path) -> None:

@@ -363,7 +363,7 @@ def test_a_damaged_or_missing_file_is_status_2(tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.fits.gz" for name in ("whole", "gone", "broken")]
     for path in paths:
         fits.writeto(path, noisy(np.zeros(shape), 1))
-    specs = [examine(path).source.spec() for path in paths]
+    specs = [examine(path)[0].source.spec() for path in paths]
     paths[1].unlink()
     data, facts = bytearray(paths[2].read_bytes()), paths[2].stat()
     data[5000:5200] = bytes(200)

@@ -1,0 +1,154 @@
+"""Pixels that lie in a file uncompressed, read by window; and what every format asks of a file before that."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyloom.ops.formats.frame_file import UnusableFile
+
+IO_BUFFERS = 1024
+"""Buffers one vectored read may fill (IOV_MAX of Linux and macOS)."""
+IO_BYTES = 2**26
+"""Bytes one vectored read may span."""
+SAMPLES = 16
+SAMPLE_BYTES = 16 * 1024
+
+
+def file_state(path: str) -> tuple[int, int, bytes]:
+    """Size (bytes), time of the last change (ns) and first 64 bytes of a file.
+
+    Raises
+    ------
+    UnusableFile
+        If it cannot be read, or is empty.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            facts = os.fstat(file.fileno())
+            head = file.read(64)
+    except OSError as failure:
+        raise UnusableFile(path, f"cannot be read: {failure.strerror or failure}") from failure
+    if not facts.st_size:
+        raise UnusableFile(path, "empty file (0 bytes); copy it again")
+    return facts.st_size, facts.st_mtime_ns, head
+
+
+def check_unchanged(path: str, size: int, mtime_ns: int) -> None:
+    """Refuse a file that is no longer the one that was ingested."""
+    try:
+        now = Path(path).stat()
+    except OSError as failure:
+        raise UnusableFile(path, f"cannot be read: {failure.strerror or failure}") from failure
+    if now.st_size != size:
+        raise UnusableFile(
+            path, f"changed since it was ingested ({size} bytes then, {now.st_size} now); run again"
+        )
+    if now.st_mtime_ns != mtime_ns:
+        raise UnusableFile(path, "changed since it was ingested (it was written again); run again")
+
+
+def content_id(path: str, size: int, header: bytes, first: int, count: int) -> str:
+    """Content id, 16 hex digits: of the size, the header and samples of `count` bytes from `first`."""
+    digest = hashlib.blake2b(f"{size}:".encode(), digest_size=8)
+    digest.update(header)
+    with Path(path).open("rb") as file:
+        for start in sample_offsets(count):
+            digest.update(os.pread(file.fileno(), min(SAMPLE_BYTES, count - start), first + start))
+    return digest.hexdigest()
+
+
+def sample_offsets(count: int) -> list[int]:
+    """Offsets of up to 16 evenly spread blocks of 16 KiB in `count` bytes."""
+    if count <= SAMPLES * SAMPLE_BYTES:
+        return list(range(0, count, SAMPLE_BYTES))
+    return [i * (count - SAMPLE_BYTES) // (SAMPLES - 1) for i in range(SAMPLES)]
+
+
+def plane_digest(header: bytes, band: str) -> str:
+    """Digest of headers alone, 16 hex digits, different for each plane of a colour image."""
+    return hashlib.blake2b(header, digest_size=8, person=band.encode()).hexdigest()
+
+
+def read_bytes(path: str, offset: int, count: int) -> bytes:
+    """Exactly `count` bytes from `offset`.
+
+    Raises
+    ------
+    UnusableFile
+        If the file ends before.
+    """
+    # Nothing is allocated for what the file does not have.
+    with Path(path).open("rb", buffering=0) as file:
+        if offset + count > os.fstat(file.fileno()).st_size:
+            raise UnusableFile(path, f"truncated while it was read (at byte {offset + count}); run again")
+        data = bytearray(count)
+        _fill(path, file.fileno(), memoryview(data), offset)
+    return bytes(data)
+
+
+def read_window(
+    path: str, dtype: np.dtype[Any], *, offset: int, pitch: int, rows: tuple[int, int], columns: tuple[int, int]
+) -> NDArray[Any]:
+    """Stored numbers of a window.
+
+    Parameters
+    ----------
+    path
+        File.
+    dtype
+        Type of the numbers, with their byte order.
+    offset
+        First byte of row 0.
+    pitch
+        Numbers from one row to the next.
+    rows, columns
+        First and last + 1.
+
+    Returns
+    -------
+    numpy.ndarray
+        (rows, columns) of `dtype`.
+
+    Notes
+    -----
+    Vectored reads, not a memory map: a map of a file that shrinks, or of a disk that fails, ends the process with
+    a bus error.
+    """
+    item = dtype.itemsize
+    raw = np.empty((max(rows[1] - rows[0], 0), max(columns[1] - columns[0], 0)), dtype)
+    if not raw.size:
+        return raw
+    count, row, stride = raw.shape[0], raw.shape[1] * item, pitch * item
+    first = offset + rows[0] * stride + columns[0] * item
+    places = raw.reshape(-1).view(np.uint8).data
+    with Path(path).open("rb", buffering=0) as file:
+        if row == stride:
+            _fill(path, file.fileno(), places, first)
+            return raw
+        # What lies between the window's parts of two rows goes into a buffer that nobody looks at.
+        between = memoryview(bytearray(stride - row))
+        step = max(1, min(IO_BUFFERS // 2, IO_BYTES // stride))
+        for y in range(0, count, step):
+            end = min(y + step, count)
+            buffers = [part for k in range(y, end) for part in (places[k * row : (k + 1) * row], between)]
+            expected = (end - y) * stride - len(between)
+            if os.preadv(file.fileno(), buffers[:-1], first + y * stride) != expected:
+                # The end of the file, or a network file system that answers in parts.
+                for k in range(y, end):
+                    _fill(path, file.fileno(), places[k * row : (k + 1) * row], first + k * stride)
+    return raw
+
+
+def _fill(path: str, descriptor: int, place: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(place):
+        part = os.preadv(descriptor, [place[done : done + 2**30]], offset + done)
+        if part == 0:
+            raise UnusableFile(path, f"truncated while it was read (at byte {offset + done}); run again")
+        done += part
