@@ -27,9 +27,9 @@ from scipy.spatial import cKDTree
 
 from skyloom.ops.errors import DataError
 from skyloom.ops.grid import Grid, pixel_to_sky, sky_to_pixel, wcs_header
-from skyloom.ops.simulation.camera import flat_field
+from skyloom.ops.simulation.detector import flat_level
 from skyloom.ops.simulation.simulate import SimulatedFrame, SimulatedSession
-from skyloom.ops.simulation.sky import STAR_FLOOR, add_stars, moffat_enclosed
+from skyloom.ops.simulation.stars import STAR_FLOOR, add_stars, moffat_enclosed
 
 MIXTURE = 5
 """Components that stand for the frames' range of seeing."""
@@ -242,11 +242,13 @@ def score(
 
 def gauge(session: SimulatedSession, frames: Sequence[SimulatedFrame]) -> float:
     """Mosaic / true sky when the mean log scale of the frames is set to zero."""
-    factor = float(np.exp(np.mean([math.log(f.exposure.scale) for f in frames])))
+    scales = [math.log(f.exposure.scale) for f in frames]
     if session.raw:
-        camera = frames[0].camera
-        factor *= float(flat_field(camera, slice(0, camera.height), slice(0, camera.width)).mean())
-    return factor
+        scales = [
+            s + math.log(np.mean(flat_level(f.camera, f.exposure.optics)))
+            for s, f in zip(scales, frames, strict=True)
+        ]
+    return float(np.exp(np.mean(scales)))
 
 
 def _mixture(frames: Sequence[SimulatedFrame], zoom: float) -> list[tuple[float, float]]:
@@ -306,7 +308,9 @@ def _cover(
         shade = 1.0 - camera.vignetting * (
             ((u - 0.5) * (camera.width - 1)) ** 2 + ((v - 0.5) * (camera.height - 1)) ** 2
         ) / (0.25 * ((camera.width - 1) ** 2 + (camera.height - 1) ** 2))
-        electrons = light * shade * camera.gain + camera.dark * exposure.seconds + camera.read_noise**2
+        electrons = (
+            light * shade * camera.gain + camera.dark * camera.warmth * exposure.seconds + camera.read_noise**2
+        )
         per_pixel = electrons / (camera.gain * shade) ** 2 * (factor / exposure.scale) ** 2 * area
         inverse += np.where(inside, 1.0 / per_pixel, 0.0)
         bits.append(inside)

@@ -1,4 +1,4 @@
-"""Makes the README's picture: the demo's frames averaged as they are, and skyloom's mosaic of them.
+"""Makes the README's picture: the demo's lights, calibrated and averaged, and skyloom's mosaic of them.
 
 python docs/picture.py
 """
@@ -22,7 +22,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _, after = run_demo(folder, seed=1, reporter=Silent())
-        plain = Workflow.load("mosaic").with_parameters(
+        plain = Workflow.load("raw").with_parameters(
             {"normalize.mode": "none", "integrate.rejection": "none", "export.formats": ["png"]}
         )
         run_workflow(plain, folder / "frames", project=folder / "plain")

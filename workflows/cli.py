@@ -84,6 +84,15 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("files", nargs="+", metavar="FILES")
     inspect.add_argument("--json", action="store_true", help="as JSON")
 
+    link = add("link", _link, "show which calibration frames belong to which light, and why")
+    link.add_argument("files", nargs="+", metavar="FILES")
+    link.add_argument(
+        "--workflow", default="raw", metavar="WORKFLOW", help="whose rules: preset or YAML (%(default)s)"
+    )
+    link.add_argument("--set", action="append", default=[], metavar="NODE.PARAM=VALUE", help="change a parameter")
+    link.add_argument("--diagram", metavar="FILE", help="draw it: .svg or .mmd (Mermaid)")
+    link.add_argument("--json", action="store_true", help="as JSON")
+
     plan = add("plan", _plan, "show the graph and what it will cost, before a pixel moves")
     _add_job(plan)
     plan.add_argument("-o", "--output", metavar="PROJECT", help="project folder: its disk and finished work count")
@@ -108,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     export = add("export", _export, "write a node's image to a file; the ending chooses the format")
     export.add_argument("project", metavar="PROJECT")
     export.add_argument("node", metavar="NODE")
-    export.add_argument("file", metavar="FILE", help=".fits, .tif or .png")
+    export.add_argument("file", metavar="FILE", help=".fits, .xisf, .tif or .png")
     export.add_argument("--band", help="which band")
     export.add_argument("--variable", default="image", help="image, variance, weight, count, … (%(default)s)")
     export.add_argument("--max-side", type=int, default=4096, help="longest side of a PNG (%(default)s px)")
@@ -151,6 +160,16 @@ def _add_simulation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--raw", action="store_true", help="raw frames with bias, dark and flat frames beside them"
     )
+    raw = parser.add_argument_group("raw frames")
+    raw.add_argument("--faults", action="store_true", help="plant faults: a missing flat, a wrong dark, …")
+    raw.add_argument("--layout", default="plain", help="files: plain, shuffled, scattered, typed (%(default)s)")
+    raw.add_argument(
+        "--dialect", default="skyloom", help="headers: skyloom, nina, asiair, sgp, maxim, ekos (%(default)s)"
+    )
+    raw.add_argument("--flat-darks", action="store_true", help="darks of the flats' exposures")
+    raw.add_argument("--overscan", type=int, default=0, metavar="COLUMNS", help="columns without light (none)")
+    raw.add_argument("--pedestal", type=float, default=0.0, metavar="DN", help="added to lights (%(default)s)")
+    raw.add_argument("--rigs", type=int, default=1, help="cameras and telescopes, 1 or 2 (%(default)s)")
 
 
 def _version() -> str:
@@ -173,7 +192,7 @@ def _workflow(options: argparse.Namespace) -> Workflow:
     workflow = Workflow.load(options.workflow)
     if options.set:
         workflow = workflow.with_parameters(dict(_setting(text) for text in options.set))
-    return workflow.until(options.until) if options.until else workflow
+    return workflow.until(options.until, write=True) if options.until else workflow
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -267,6 +286,40 @@ def _inspect(options: argparse.Namespace) -> int:
     return 0
 
 
+def _link(options: argparse.Namespace) -> int:
+    from skyloom.workflows import link_drawing, link_report, link_tables
+    from skyloom.workflows.evaluate import evaluate
+    from skyloom.workflows.graph import Workflow
+    from skyloom.workflows.store import disk_errors
+
+    workflow = Workflow.load(options.workflow)
+    if options.set:
+        workflow = workflow.with_parameters(dict(_setting(text) for text in options.set))
+    node = next((n for n in workflow.nodes if n.op.name == "link"), None)
+    if node is None:
+        raise ConfigError(f"workflow {options.workflow!r} links nothing (it has no node of the op 'link')")
+    # To see what is broken nothing must be refused for it.
+    policy = str(node.parameters["on_broken"])
+    shown = workflow.with_parameters({f"{node.name}.on_broken": "without"}).until(node.name)
+    steps = evaluate(shown, options.files)
+    links, session = steps[node.name].dataset, steps[node.inputs["session"]].dataset
+    assert links is not None
+    assert session is not None
+    if options.diagram:
+        path = Path(options.diagram)
+        drawings = {".svg": link_drawing.link_svg, ".mmd": link_drawing.link_mermaid}
+        if path.suffix not in drawings:
+            raise ConfigError(f"--diagram {path}: the ending should be .svg or .mmd")
+        with disk_errors(f"writing {path}"):
+            path.write_text(drawings[path.suffix](links, session), encoding="utf-8")
+    if options.json:
+        print(json.dumps(link_report.links_report(links, session), indent=2))
+    else:
+        notes = json.loads(session.attrs.get("notes", "[]"))
+        _print(*link_tables.link_tables(links, session, policy=policy), *notes)
+    return 0
+
+
 def _status(options: argparse.Namespace) -> int:
     from skyloom.workflows import tables
     from skyloom.workflows.quality import quality
@@ -296,7 +349,7 @@ def _export(options: argparse.Namespace) -> int:
 
 def _simulate(options: argparse.Namespace) -> int:
     from skyloom.workflows.progress import reporter
-    from skyloom.workflows.simulate import session_from_options, simulate_and_report
+    from skyloom.workflows.simulate import raw_options, session_from_options, simulate_and_report
 
     session = session_from_options(
         panels=options.panels,
@@ -307,6 +360,16 @@ def _simulate(options: argparse.Namespace) -> int:
         nights=options.nights,
         seed=options.seed,
         raw=options.raw,
+    )
+    session = raw_options(
+        session,
+        faults=options.faults,
+        layout=options.layout,
+        dialect=options.dialect,
+        flat_darks=options.flat_darks,
+        overscan=options.overscan,
+        pedestal=options.pedestal,
+        rigs=options.rigs,
     )
     shown = reporter()
     try:

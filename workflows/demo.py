@@ -1,32 +1,17 @@
-"""`skyloom demo`: a small mosaic session, simulated and run."""
+"""`skyloom demo`: a small raw mosaic session, simulated and run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from skyloom.ops.simulation.camera import Camera
-from skyloom.ops.simulation.simulate import SimulatedSession, demo_session
+from skyloom.ops.simulation.simulate import demo_session
 from skyloom.workflows.progress import Reporter
 from skyloom.workflows.runner import RunReport, run_workflow
 from skyloom.workflows.simulate import TRUTH, simulate_and_report
 
 
-def session(*, seed: int) -> SimulatedSession:
-    """2 × 3 panels of 4 calibrated frames in R, G and B: gradients, changing transparency and seeing, trails."""
-    return demo_session(
-        seed=seed,
-        panels=(2, 3),
-        bands=("R", "G", "B"),
-        raw=False,
-        flip=False,
-        linear=0.12,
-        quadratic=0.03,
-        camera=Camera(height=560, width=640),
-    )
-
-
 def run_demo(folder: Path, *, seed: int, reporter: Reporter) -> tuple[RunReport, Path]:
-    """Simulate a small mosaic session and run all of it.
+    """Simulate a small raw LRGB mosaic session and run all of it.
 
     Parameters
     ----------
@@ -46,6 +31,6 @@ def run_demo(folder: Path, *, seed: int, reporter: Reporter) -> tuple[RunReport,
     """
     frames = folder / "frames"
     if not (frames / TRUTH).exists():
-        simulate_and_report(frames, session(seed=seed), reporter)
-    report = run_workflow("mosaic", frames, project=folder / "project", reporter=reporter)
+        simulate_and_report(frames, demo_session(seed=seed), reporter)
+    report = run_workflow("raw", frames, project=folder / "project", reporter=reporter)
     return report, folder / "project" / "outputs" / "mosaic.png"

@@ -18,6 +18,8 @@ from skyloom.ops.registry import FILES, Op, get_op, suggest
 
 RESERVED = "frames"
 """Where the store keeps decoded frames."""
+FRAME_OPS = ("calibrate", "debayer")
+"""Ops that make frames: a workflow that ends in one of them writes them."""
 
 
 @dataclass(frozen=True)
@@ -132,15 +134,27 @@ class Workflow:
                 raise ConfigError(f"node {node_name!r}: {problem}") from None
         return replace(self, nodes=tuple(replace(n, parameters=changed[n.name]) for n in self.nodes))
 
-    def until(self, name: str) -> Workflow:
-        """Return only the node of that name and what it needs."""
+    def until(self, name: str, *, write: bool = False) -> Workflow:
+        """Return only the node of that name and what it needs.
+
+        Parameters
+        ----------
+        name
+            The last node.
+        write
+            Where that node makes frames (calibrated, debayered), write them as files.
+        """
         needed: set[str] = set()
         todo = [name]
         while todo:
             node = self[todo.pop()]
             needed.add(node.name)
             todo.extend(p for p in node.inputs.values() if p != FILES and p not in needed)
-        return replace(self, nodes=tuple(n for n in self.nodes if n.name in needed))
+        nodes = tuple(n for n in self.nodes if n.name in needed)
+        if write and self[name].op.name in FRAME_OPS:
+            op = get_op("write_frames")
+            nodes += (Node(op.name, op, {op.inputs[0]: name}, op.check({})),)
+        return replace(self, nodes=nodes)
 
     def to_yaml(self) -> str:
         """Return the complete, effective workflow as a file that can be run again."""

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from skyloom.ops.normalize import describe_islands
+from skyloom.workflows.link_report import light_groups
 from skyloom.workflows.store import Store
 
 DISAGREES = 9.0
@@ -24,7 +25,7 @@ def quality(store: Store) -> list[str]:
         Lines for people; empty where neither node has a result.
     """
     results = {str(store.op(n)): store.open(n) for n in store.nodes() if store.newest(n)}
-    lines = []
+    lines = link_problems(results["link"]) if "link" in results else []
     if "register" in results:
         lines.append(_registration(results["register"]))
     if "normalize" in results:
@@ -34,6 +35,11 @@ def quality(store: Store) -> list[str]:
                 lines.extend(_normalization(session, results["normalize"]))
                 break
     return lines
+
+
+def link_problems(links: xr.Dataset) -> list[str]:
+    """Broken links, a line each."""
+    return [f"link: {g['label']}: {problem}" for g in light_groups(links) for problem in g["problems"]]
 
 
 def _registration(registration: xr.Dataset) -> str:

@@ -27,10 +27,11 @@ from skyloom.ops.registry import FILES
 from skyloom.workflows.evaluate import Step, is_session
 from skyloom.workflows.graph import Workflow
 from skyloom.workflows.journal import UnitRecord
+from skyloom.workflows.link_drawing import link_svg
 from skyloom.workflows.machine import BASE_BYTES, count, format_bytes, format_seconds, peak_memory, release_memory
 from skyloom.workflows.plan import Plan, Planned, left_out, make_plan, plan_node
 from skyloom.workflows.progress import Advance, Reporter, Silent
-from skyloom.workflows.quality import quality
+from skyloom.workflows.quality import link_problems, quality
 from skyloom.workflows.schedulers import Scheduler, default_workers, open_scheduler
 from skyloom.workflows.store import Layout, Store, UnitWriter, disk_errors
 from skyloom.workflows.unpack import frame_bytes, packed_frames, unpack, unpacked
@@ -141,6 +142,8 @@ class Run:
         reports: list[NodeReport] = []
         outputs: list[Path] = []
         planned_memory = 0.0
+        for note in self.plan.notes:
+            self.reporter.message(note)
         try:
             for node in self.plan.workflow.nodes:
                 if FILES in node.inputs.values():
@@ -159,6 +162,8 @@ class Run:
                     )
                     if node.op.table:
                         self._store_table(planned.step)
+                        if node.op.name == "link":
+                            outputs += self._draw_links(planned.step, steps)
                         steps[node.name] = planned.step
                         continue
                     report, made = self._run_node(planned, steps)
@@ -209,6 +214,19 @@ class Run:
                 return
         self.store.write_table(name, step.key, step.dataset, self._meta(step))
         self.reporter.node_ends(name, seconds=0.0, note=count(step.dataset.sizes.get("frame", 0), "frame"))
+
+    def _draw_links(self, step: Step, steps: Mapping[str, Step]) -> list[Path]:
+        """Leave the picture of what was linked with what, and say what is broken."""
+        links, session = step.dataset, steps[step.node.inputs["session"]].dataset
+        if links is None or session is None:
+            return []
+        path = self.store.project / "outputs" / "links.svg"
+        with disk_errors(f"writing {path}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(link_svg(links, session), encoding="utf-8")
+        for problem in link_problems(links):
+            self.reporter.message(problem)
+        return [path]
 
     def _unpack(self, step: Step) -> Step:
         """Decode the frames that cannot be read by window into the store, once."""

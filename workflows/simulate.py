@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from astropy.io import fits
 
 from skyloom.ops.errors import ConfigError
+from skyloom.ops.simulation import truth
 from skyloom.ops.simulation.camera import Camera
-from skyloom.ops.simulation.simulate import SimulatedFrame, SimulatedSession, acceptance_session
+from skyloom.ops.simulation.faults import FAULTS, planted
+from skyloom.ops.simulation.presets import acceptance_session, raw_conditions, second_rig
+from skyloom.ops.simulation.session import SimulatedSession
 from skyloom.ops.simulation.sky import SkyModel
 from skyloom.workflows.machine import count, format_seconds
 from skyloom.workflows.progress import Advance, Reporter
@@ -36,8 +40,8 @@ def simulate_session(
     Parameters
     ----------
     directory
-        Gets the light frames, `truth.json` and, of a raw session, the folders `bias`, `dark` and `flat`. Made when
-        absent; files of the same name are replaced. The same session gives the same bytes.
+        Gets the frames, in folders as the session's layout says, and `truth.json`. Made when absent; files of the
+        same name are replaced. The same session gives the same bytes.
     session
         What to simulate.
     progress
@@ -51,8 +55,7 @@ def simulate_session(
         The frames, in the order of `session.descriptors()`.
     """
     folder = Path(directory)
-    frames = session.descriptors()
-    paths = [_path(folder, frame) for frame in frames]
+    paths = [folder / path for path in session.paths]
     for parent in {path.parent for path in paths}:
         parent.mkdir(parents=True, exist_ok=True)
     # The truth goes last: a folder with it is complete.
@@ -67,6 +70,7 @@ def simulate_session(
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+    _spoil_files(folder, session)
     (folder / TRUTH).write_text(json.dumps(session.truth(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return paths
 
@@ -96,10 +100,6 @@ def simulate_and_report(folder: Path, session: SimulatedSession, reporter: Repor
     return paths
 
 
-def _path(folder: Path, frame: SimulatedFrame) -> Path:
-    return (folder if frame.kind == "light" else folder / frame.kind) / f"{frame.name}.fits"
-
-
 def _write(path: Path, session: SimulatedSession, index: int) -> None:
     hdu = fits.PrimaryHDU(session.render(index))
     for keyword, value in session.header(index).items():
@@ -107,6 +107,17 @@ def _write(path: Path, session: SimulatedSession, index: int) -> None:
     partial = path.with_name(path.name + ".part")
     hdu.writeto(partial, overwrite=True)
     partial.replace(path)
+
+
+def _spoil_files(folder: Path, session: SimulatedSession) -> None:
+    """Plant the faults that are of files, not of frames."""
+    for fault in planted(session):
+        for index in fault.lights:
+            path = folder / session.paths[index]
+            if fault.name == "broken-file":
+                os.truncate(path, path.stat().st_size * 2 // 3)
+            elif fault.name == "twin":
+                shutil.copyfile(path, folder / truth.twin_path(session))
 
 
 def simulate_from_options(
@@ -176,10 +187,8 @@ def session_from_options(
     # Small frames see with shorter focal lengths: enough stars in each.
     scale = 2.0 if size >= 1024 else 4.0
     field = 0.5 * max(rows, columns) * size * scale / 3600.0
-    optics: dict[str, Any] = {"vignetting": 0.25, "dust": 8, "response": 0.01, "hot_fraction": 3e-4} if raw else {}
-    if tuple(bands) == ("CFA",):
-        optics["bayer"] = "RGGB"
-    return acceptance_session(
+    bayer = "RGGB" if tuple(bands) == ("CFA",) else ""
+    session = acceptance_session(
         seed=seed,
         panels=(rows, columns),
         frames=frames,
@@ -187,10 +196,63 @@ def session_from_options(
         nights=nights,
         overlap=overlap,
         pixel_scale=scale,
-        raw=raw,
-        flip=raw,
-        camera=Camera(height=size, width=size, **optics),
+        camera=Camera(height=size, width=size, bayer=bayer),
         sky=SkyModel(
             seed=seed, extent=0.8 * field, coarsest=min(1.0, field), nebula=60.0 / scale**2, finest=8.0 * scale
         ),
     )
+    return raw_conditions(session) if raw else session
+
+
+def raw_options(
+    session: SimulatedSession,
+    *,
+    faults: bool = False,
+    layout: str = "plain",
+    dialect: str = "skyloom",
+    flat_darks: bool = False,
+    overscan: int = 0,
+    pedestal: float = 0.0,
+    rigs: int = 1,
+) -> SimulatedSession:
+    """Return a raw session with what a command line adds to it.
+
+    Parameters
+    ----------
+    session
+        Raw, as `session_from_options` makes it.
+    faults
+        Plant every fault there is.
+    layout, dialect
+        Names of files; keywords of headers.
+    flat_darks
+        Take darks of the flats' exposures.
+    overscan
+        Columns that see no light; the bias level drifts then.
+    pedestal
+        DN the capture program adds to lights.
+    rigs
+        1 or 2 cameras.
+
+    Raises
+    ------
+    ConfigError
+        For values that mean nothing, and for any of these without raw frames.
+    """
+    if rigs not in (1, 2):
+        raise ConfigError(f"--rigs {rigs}: 1 or 2")
+    camera = replace(session.camera, overscan=overscan, drift=3.0 if overscan else 0.0)
+    changed = replace(
+        session,
+        faults=tuple(FAULTS) if faults else (),
+        layout=layout,
+        dialect=dialect,
+        flat_darks=flat_darks,
+        pedestal=pedestal,
+        camera=camera,
+    )
+    if rigs == 2:
+        changed = replace(changed, rigs=(second_rig(changed),))
+    if changed != session and not session.raw:
+        raise ConfigError("faults, layouts, dialects, flat-darks, overscan, pedestal and rigs need --raw")
+    return changed

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
-from skyloom.ops.joint import conjugate_gradients
+from skyloom.ops.normalization.joint import conjugate_gradients
 from skyloom.ops.registration.pairs import Edge
 from skyloom.ops.registration.placing import Place, directions, tangent_basis
 
@@ -47,6 +47,8 @@ Overlaps do not see all of it: a stretch of every frame along y moves the panels
 """
 _ROUNDS = 6
 _FAR = 3.0
+_SETTLED = 2e-3  # px
+_FULL = 2e7
 DENSE_LIMIT = 3000
 """Unknowns up to which the normal matrix is factored."""
 
@@ -197,11 +199,14 @@ def solve_bundle(
         weight = base * np.where(np.isfinite(factor), factor, 1.0)
         jacobian = _jacobian(slope, linear_terms, bend_terms, columns, bends, mine[frame], len(frames))
         x = np.concatenate([state.linear.reshape(-1), state.bend[bends].reshape(-1)])
-        x = x + _step(jacobian, y, objects, count, weight, prior, x, len(frames))
+        step = _step(jacobian, y, objects, count, weight, prior, x, len(frames))
+        x = x + step
         split = 6 * len(frames)
         bend = state.bend.copy()
         bend[bends] = x[split:].reshape(-1, 2, len(DEGREES))
         state = _State(x[:split].reshape(-1, 2, 3), bend)
+        if round_ > _ROUNDS // 2 and np.abs(step).max() < _SETTLED:
+            break
     solved = {f: _fold(places[f], state.linear[i], halves[i]) for f, i in number.items()}
     every = np.full((len(sightings.frame), 2), np.nan)
     every[keep] = residual
@@ -392,7 +397,12 @@ def _dense(jacobian: csr_array, objects: Indices, count: int, weight: Floats, to
     share = np.sqrt(np.repeat(weight / total[objects], 2))
     stars = csr_array(coo_array((share, (np.arange(len(column)), column)), shape=(len(column), 2 * count)))
     seen = csr_array(stars.T @ scaled)
-    return np.asarray((scaled.T @ scaled - seen.T @ seen).toarray())
+    own = (scaled.T @ scaled).toarray()
+    if seen.shape[0] * seen.shape[1] <= _FULL:
+        # Deep stacks: most frames see most stars, and the sparse product would be full anyway.
+        whole = seen.toarray()
+        return np.asarray(own - whole.T @ whole)
+    return np.asarray(own - (seen.T @ seen).toarray())
 
 
 def _preconditioner(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -31,6 +31,8 @@ PATTERN_STARS = 120
 """Brightest stars a frame that make patterns."""
 SOLVE_STARS = 400
 """Brightest stars a frame that take part in the solution."""
+PARTNERS = 8
+"""Frames a frame is compared with at least, where it meets so many."""
 POSITION_FLOOR = 0.05
 """Error (px) of the position of the brightest star."""
 RELINK = 3.0
@@ -158,12 +160,20 @@ def _star_lists(stars: Floats, status: Floats) -> tuple[dict[int, Floats], dict[
 
 def _edges(patterns: Any, mirrored: Any, lists: Mapping[int, Floats], least: int) -> list[Edge]:
     """Verified pairs; mirror images are looked for only among frames that nothing connects."""
-    edges = []
-    found = find_meetings(patterns)
-    for meeting in found:
+    edges: list[Edge] = []
+    degree = dict.fromkeys(lists, 0)
+    group = _Groups(lists)
+    for meeting in find_meetings(patterns):
+        # Best first: connected frames with neighbours enough need no more, the solution links all their stars.
+        known = group.find(meeting.a) == group.find(meeting.b)
+        if known and min(degree[meeting.a], degree[meeting.b]) >= PARTNERS:
+            continue
         edge = verify(meeting, lists[meeting.a], lists[meeting.b], least=least)
         if edge is not None:
             edges.append(edge)
+            degree[edge.a] += 1
+            degree[edge.b] += 1
+            group.join(edge.a, edge.b)
     count = max(lists, default=-1) + 1
     label = _islands(edges, count)
     if len(lists) and (label[list(lists)] != label[next(iter(lists))]).any():
@@ -174,6 +184,22 @@ def _edges(patterns: Any, mirrored: Any, lists: Mapping[int, Floats], least: int
                 if edge is not None:
                     edges.append(edge)
     return edges
+
+
+class _Groups:
+    """Which frames are connected so far (disjoint sets)."""
+
+    def __init__(self, frames: Iterable[int]) -> None:
+        self._parent = {f: f for f in frames}
+
+    def find(self, frame: int) -> int:
+        while self._parent[frame] != frame:
+            self._parent[frame] = self._parent[self._parent[frame]]
+            frame = self._parent[frame]
+        return frame
+
+    def join(self, a: int, b: int) -> None:
+        self._parent[self.find(a)] = self.find(b)
 
 
 def _islands(edges: list[Edge], count: int) -> NDArray[np.int64]:

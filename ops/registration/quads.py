@@ -253,11 +253,13 @@ def _agree(turn: NDArray[np.complex128], shift: NDArray[np.complex128]) -> NDArr
     Alike: scale within 3 %, rotation within 2°, and the frame's far corner (2000 px) within what these allow.
     """
     best = np.zeros(len(turn), np.bool_)
-    for i in np.linspace(0, len(turn) - 1, min(len(turn), 200)).astype(int).tolist():
+    for i in np.linspace(0, len(turn) - 1, min(len(turn), 48)).astype(int).tolist():
         alike = np.abs(turn / turn[i] - 1.0) < 0.035
         alike &= np.abs(shift - shift[i]) < 0.05 * (np.abs(shift[i]) + 2000.0 * abs(turn[i]))
         if alike.sum() > best.sum():
             best = alike
+            if 2 * best.sum() > len(turn):
+                break
     return best
 
 

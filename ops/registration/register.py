@@ -26,6 +26,8 @@ STARS_PER_FRAME = 300
 """Brightest clean stars of a frame that take part."""
 WCS_SIGMA = 1.0
 """Error (canvas pixels) the prior grants a header WCS that was not found wrong."""
+LOST_SIGMA = 100.0
+"""The same of one that was. Were it nothing, a group of which every WCS is wrong could drift anywhere."""
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -108,7 +110,7 @@ def solve_registration(
             )
         displaced[:] = False
     translation = np.where(displaced[:, None] & use[:, None], coarse.offset, 0.0)
-    prior = np.where(displaced, 0.0, 1.0 / WCS_SIGMA**2)
+    prior = 1.0 / np.where(displaced, LOST_SIGMA, WCS_SIGMA) ** 2
     for attempt in range(4):
         translation, residual, count = refine_shifts(
             stars,

@@ -154,7 +154,7 @@ def refine_shifts(
     translation
         (frame, 2) to begin with (canvas pixels).
     prior
-        (frame,) inverse variance of the header's WCS (1/px²); 0 where it was found wrong.
+        (frame,) inverse variance of the header's WCS (1/px²).
     move
         Solve for translations; otherwise only say how well the stars agree.
     tolerance

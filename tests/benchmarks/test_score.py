@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from skyloom.ops.errors import DataError
 from skyloom.ops.grid import Grid
-from skyloom.ops.simulation.camera import Camera, Pointing
+from skyloom.ops.simulation.camera import Camera
+from skyloom.ops.simulation.projection import Pointing
 from skyloom.ops.simulation.simulate import SimulatedSession
 from skyloom.ops.simulation.sky import SkyModel
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -59,14 +59,8 @@ def assert_same(one: xr.Dataset, other: xr.Dataset) -> None:
 
 
 @pytest.fixture(scope="module")
-def scorer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("score", ROOT / "benchmarks" / "score.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["score"] = module
-    spec.loader.exec_module(module)
-    return module
+def scorer(benchmark_script: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark_script("score")
 
 
 def scored(scorer: ModuleType, mosaic: xr.Dataset, session: Path) -> Any:
@@ -208,7 +202,7 @@ def spoil(session: Path, folder: Path) -> list[Path]:
     (folder / "pointer.fits").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n")
     (folder / "text.fits").write_text("dear diary, today I saw the stars\n" * 100)
     (folder / "zz_duplicate.fits").write_bytes(raw)
-    fits.writeto(folder / "cube.fits", np.stack([data] * 3), header)
+    fits.writeto(folder / "cube.fits", np.stack([data] * 5), header)
     bare = fits.Header({"FILTER": "L", "IMAGETYP": "LIGHT", "EXPTIME": 60.0})
     fits.writeto(folder / "no_wcs.fits", data + 1, bare)
     fits.writeto(folder / "nan.fits", np.full_like(data, np.nan), header)
@@ -224,7 +218,7 @@ SAYS = {
     "pointer.fits": "LFS",
     "text.fits": "FITS",
     "zz_duplicate.fits": "same content",
-    "cube.fits": "3 planes",
+    "cube.fits": "5 planes",
     "no_wcs.fits": "WCS",
     "nan.fits": "no valid pixels",
     "far_away.fits": "30.",

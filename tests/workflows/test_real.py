@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -14,18 +12,10 @@ import pytest
 from skyloom.workflows.graph import Workflow
 from skyloom.workflows.runner import run_workflow
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
-def seams() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("seams", ROOT / "benchmarks" / "seams.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["seams"] = module
-    spec.loader.exec_module(module)
-    return module
+def seams(benchmark_script: Callable[[str], ModuleType]) -> ModuleType:
+    return benchmark_script("seams")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,13 @@ from astropy.wcs import WCS
 from skyloom.ops.errors import ConfigError
 from skyloom.ops.simulation.camera import Camera
 from skyloom.ops.simulation.simulate import SimulatedSession, demo_session
-from skyloom.workflows.simulate import session_from_options, simulate_from_options, simulate_session
+from skyloom.workflows.cli import main
+from skyloom.workflows.simulate import (
+    raw_options,
+    session_from_options,
+    simulate_from_options,
+    simulate_session,
+)
 
 OPTIONS = {
     "panels": "1x2",
@@ -63,8 +69,8 @@ def test_raw_sessions_have_folders(tmp_path: Path) -> None:
     assert found == [
         "bias/bias_n0_000.fits",
         "bias/bias_n0_001.fits",
-        "dark/dark_n0_000.fits",
-        "dark/dark_n0_001.fits",
+        "dark/dark_120s_n0_000.fits",
+        "dark/dark_120s_n0_001.fits",
         "flat/flat_R_n0_000.fits",
         "flat/flat_R_n0_001.fits",
         "light_r0c0_R_n0_000.fits",
@@ -81,3 +87,48 @@ def test_raw_sessions_have_folders(tmp_path: Path) -> None:
 def test_wrong_options_are_one_line(tmp_path: Path, change: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         simulate_from_options(tmp_path, **(OPTIONS | change))  # type: ignore[arg-type]
+
+
+def test_faults_of_files_are_planted(tmp_path: Path) -> None:
+    session = raw_options(
+        session_from_options(**(OPTIONS | {"bands": ["R", "B"], "nights": 2, "raw": True})),  # type: ignore[arg-type]
+        faults=True,
+        layout="scattered",
+    )
+    paths = simulate_session(tmp_path, session)
+    truth = json.loads((tmp_path / "truth.json").read_text(encoding="utf-8"))
+    faults = {f["name"]: f for f in truth["faults"]}
+    whole = paths[0].stat().st_size
+    assert (tmp_path / faults["broken-file"]["lights"][0]).stat().st_size == whole * 2 // 3
+    assert (tmp_path / faults["twin"]["files"][0]).read_bytes() == paths[0].read_bytes()
+    with fits.open(tmp_path / faults["odd-size"]["lights"][0]) as hdus:
+        assert hdus[0].data.shape == (48, 96)
+    found = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.fits")}
+    assert found == {f["path"] for f in truth["files"]} | set(faults["twin"]["files"])
+
+
+def test_raw_options_need_raw_frames() -> None:
+    session = session_from_options(**OPTIONS)  # type: ignore[arg-type]
+    assert raw_options(session) == session
+    for change in ({"faults": True}, {"dialect": "nina"}, {"rigs": 2}, {"overscan": 8}, {"pedestal": 10.0}):
+        with pytest.raises(ConfigError, match=r"--raw|raw sessions only"):
+            raw_options(session, **change)
+    with pytest.raises(ConfigError, match="--rigs 3"):
+        raw_options(session, rigs=3)
+
+
+def test_command_line_makes_raw_sessions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "raw"
+    arguments = "--panels 1x1 --frames 2 --size 64 --nights 1 --raw --layout shuffled --dialect nina --overscan 8"
+    assert (
+        main(["simulate", str(folder), *arguments.split(), "--pedestal", "50", "--flat-darks", "--rigs", "2"]) == 0
+    )
+    assert "truth.json" in capsys.readouterr().out
+    truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+    assert {f["kind"] for f in truth["files"]} == {"light", "bias", "dark", "flat", "flatdark"}
+    assert {f["rig"] for f in truth["files"]} == {0, 1}
+    header = fits.getheader(folder / truth["files"][0]["path"])
+    assert header["SWCREATE"].startswith("N.I.N.A.")
+    assert (header["BIASSEC"], header["PEDESTAL"]) == ("[1:8,1:64]", 50.0)
+    assert main(["simulate", str(folder), "--dialect", "nina"]) == 2
+    assert "need --raw" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from skyloom.ops.measurement.approve import MEASURES, approve, frame_measures, j
 
 
 def tables() -> tuple[np.ndarray, np.ndarray]:
-    """Three frames: good, hazy (half the light, twice the sky), out of focus (twice the width); and an empty one."""
+    """Frames: good, hazy (half the light, twice the sky), out of focus (twice the width), and an empty one."""
     stars = np.full((4, 5, 9), np.nan)
     flux = np.array([1000.0, 500, 200, 100])
     for i, (light, width) in enumerate([(1.0, 3.0), (0.5, 3.0), (1.0, 6.0)]):

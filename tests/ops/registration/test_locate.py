@@ -113,6 +113,15 @@ def test_fields_apart_are_islands_and_a_stray_frame_is_named(panels: Callable[..
     assert solve_locations(session, stars, status).reason == [""] * 9  # headers place the islands
 
 
+def test_two_deep_stacks_with_a_narrow_overlap_are_one_island(panels: Callable[..., Any]) -> None:
+    sky = panels(
+        rows=1, columns=2, depth=12, overlap=0.12, density=120.0
+    )  # more partners in a stack than are asked for
+    found = solve_locations(*tables(sky))
+    assert (found.island == 0).all()
+    assert sky.error(look(found)).max() < 0.5
+
+
 def measurement(stars: np.ndarray, status: np.ndarray) -> xr.Dataset:
     summary = np.zeros((len(stars), 7))
     summary[:, -1] = status

@@ -179,6 +179,18 @@ def test_wrong_wcs_is_found_and_corrected() -> None:
     assert float(result["residual"][5]) < 0.1
 
 
+def test_two_halves_that_disagree_meet_in_the_middle() -> None:
+    """Every header is off by half of it: no frame is left to hold the rest, and none may drift away."""
+    sky = Sky()
+    for k in range(6):
+        sky.add(50 + 0.05 * k, 20, error=(5.0, 0.0) if k < 3 else (-5.0, 0.0))
+    result = sky.register()
+    found = shifts(result)
+    assert result["use"].values.all()
+    np.testing.assert_allclose(found[:3] - found[3:], [[10.0, 0.0]] * 3, atol=0.2)
+    np.testing.assert_allclose(found.mean(axis=0), 0.0, atol=0.5)
+
+
 def test_the_frame_with_most_stars_may_be_the_wrong_one() -> None:
     sky = Sky()
     sky.add(50, 20, error=(-9.0, 8.0), share=1.0)

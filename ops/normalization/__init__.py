@@ -1,0 +1,1 @@
+"""One photometric system and one background for all frames."""

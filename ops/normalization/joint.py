@@ -1,0 +1,261 @@
+"""Many frames over one sky: linear least squares with the sky eliminated.
+
+A sample i of frame f at sky point p is y = Φ_i·x_f + s_p + noise, with K unknowns x_f a frame. The best sky is
+the weighted mean of y − Φx over each point; what is left is the normal matrix
+
+    A = ΦᵀWΦ − C D⁻¹ Cᵀ + Λ,   C = ΦᵀWS,   D = SᵀWS   (S: point of each sample)
+
+which is assembled and factored while it is small, and applied sample by sample inside conjugate gradients
+when it is not. Photometry (Φ = 1, points are stars) and background (Φ = Legendre) both rest on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+
+from skyloom.ops.errors import DataError
+from skyloom.ops.normalization.observations import Floats, Ints, Observations, Singles
+from skyloom.ops.normalization.sweeps import (
+    apply_normal,
+    couple_points,
+    frame_blocks,
+    project_rest,
+    scatter_products,
+    sky_mean,
+    subtract_sky,
+    subtract_surfaces,
+    sum_weights,
+)
+
+DENSE_LIMIT = 720
+"""Unknowns up to which the normal matrix is factored; beyond, conjugate gradients are faster: with the coarse
+space they need ten to twenty steps."""
+TOLERANCE = 1e-10
+"""Relative residual at which conjugate gradients stop: at 1e-5 seams are gone but long waves are still wrong."""
+_CHUNK = 256
+"""Points whose couplings are worked at a time."""
+
+
+@dataclass(frozen=True)
+class Coarse:
+    """A small space that holds the slow modes: one sky-fixed surface a panel."""
+
+    panel: Ints
+    """Panel of each frame."""
+    transform: Floats
+    """(frames, K, M): coefficients in detector coordinates = transform · coefficients on the panel's sky."""
+
+    @property
+    def terms(self) -> int:
+        """M: terms of a panel's surface, at most those of a frame's."""
+        return int(self.transform.shape[2])
+
+    @property
+    def panels(self) -> int:
+        """Number of panels."""
+        return int(self.panel.max()) + 1
+
+
+class System:
+    """The normal equations for given weights and prior."""
+
+    def __init__(self, observations: Observations, weight: Singles, prior: Floats) -> None:
+        """Set up.
+
+        Parameters
+        ----------
+        observations
+            The samples.
+        weight
+            Inverse variance of each sample; 0 leaves it out.
+        prior
+            Λ: inverse prior variance of each unknown, shape (frames, K), positive.
+        """
+        self.observations = observations
+        self.weight = weight
+        self.prior = prior
+        depth = sum_weights(observations.point, weight, observations.points)
+        self.inverse_depth = np.divide(1.0, depth, out=np.zeros_like(depth), where=depth > 0)
+
+    def apply(self, x: Floats) -> Floats:
+        """Return A x, shapes (frames, K)."""
+        o = self.observations
+        seen = apply_normal(o.start, o.point, o.u, o.v, o.order, self.weight, self.inverse_depth, x)
+        return np.asarray(seen + self.prior * x)
+
+    def project(self, value: Floats) -> Floats:
+        """Right-hand side of samples: Φᵀ W (y − mean of y over the point)."""
+        o = self.observations
+        mean = self.sky(value)
+        return np.asarray(project_rest(o.start, o.point, o.u, o.v, o.order, self.weight, mean, value, o.terms))
+
+    def sky(self, value: Floats) -> Floats:
+        """Weighted mean of samples over each point."""
+        return np.asarray(sky_mean(self.observations.point, self.weight, self.inverse_depth, value))
+
+    def residual(self, value: Floats, x: Floats) -> Floats:
+        """Rest of each sample, y − Φx − s, with the best s."""
+        o = self.observations
+        rest = np.empty(len(o.point))
+        subtract_surfaces(o.start, o.u, o.v, o.order, value, x, rest)
+        subtract_sky(o.point, self.sky(rest), rest)
+        return rest
+
+    def leverage(self) -> Floats:
+        """Share of each sample in its point's sky, 0…1: var(residual) = (1 − share)·var(sample)."""
+        return np.asarray(self.weight * self.inverse_depth[self.observations.point])
+
+    def dense(self) -> Floats:
+        """Return A, shape (frames·K, frames·K)."""
+        frames, terms = self.observations.frames, self.observations.terms
+        own = np.broadcast_to(np.eye(terms), (frames, terms, terms))
+        blocks, _ = self._blocks()
+        matrix = self._projected(np.arange(frames), own, blocks)
+        matrix[np.diag_indices_from(matrix)] += self.prior.ravel()
+        return matrix
+
+    def factor(self) -> tuple[Floats, bool]:
+        """Cholesky factor of the dense matrix, as `scipy.linalg.cho_solve` wants it."""
+        try:
+            return _factor(self.dense())
+        except np.linalg.LinAlgError as failure:
+            raise DataError(
+                f"joint solve: the normal matrix of {self.observations.frames} frames is singular"
+            ) from failure
+
+    def preconditioner(self, coarse: Coarse | None = None) -> Callable[[Floats], Floats]:
+        """Block-Jacobi over frames, plus the exact solution in the coarse space."""
+        terms = self.observations.terms
+        whole, alone = self._blocks()
+        alone[:, np.arange(terms), np.arange(terms)] += self.prior
+        inverse = np.linalg.inv(alone)
+        if coarse is None:
+            return lambda r: np.einsum("fkm,fm->fk", inverse, r)
+        factor = _factor(self.coarse_matrix(coarse, whole))
+        panels, slow_terms = coarse.panels, coarse.terms
+
+        def both(r: Floats) -> Floats:
+            rough = np.zeros((panels, slow_terms))
+            np.add.at(rough, coarse.panel, np.einsum("fkm,fk->fm", coarse.transform, r))
+            slow = scipy.linalg.cho_solve(factor, rough.ravel(), check_finite=False).reshape(panels, slow_terms)
+            fast = np.einsum("fkm,fm->fk", inverse, r)
+            return np.asarray(fast + np.einsum("fkm,fm->fk", coarse.transform, slow[coarse.panel]))
+
+        return both
+
+    def coarse_matrix(self, coarse: Coarse, blocks: Floats | None = None) -> Floats:
+        """ZᵀAZ, shape (panels·M, panels·M), Z = the columns of the coarse space; `blocks` are ΦᵀWΦ if known."""
+        terms, panels = coarse.terms, coarse.panels
+        if blocks is None:
+            blocks, _ = self._blocks()
+        z = coarse.transform
+        own = np.matmul(z.transpose(0, 2, 1), np.matmul(blocks, z))
+        own += np.matmul(z.transpose(0, 2, 1), self.prior[:, :, None] * z)
+        summed = np.zeros((panels, terms, terms))
+        np.add.at(summed, coarse.panel, own)
+        matrix = self._projected(coarse.panel, z, summed)
+        # A panel without samples has a vanishing block.
+        matrix[np.diag_indices_from(matrix)] *= 1 + 1e-12
+        return matrix
+
+    def alone(self) -> Floats:
+        """ΦᵀWΦ of each frame with every sample weighed less its share in its own sky, shape (frames, K, K)."""
+        return self._blocks()[1]
+
+    def _blocks(self) -> tuple[Floats, Floats]:
+        o = self.observations
+        whole, alone = frame_blocks(o.start, o.point, o.u, o.v, o.order, self.weight, self.inverse_depth, o.terms)
+        return whole, alone
+
+    def _projected(self, group: Ints, transform: Floats, blocks: Floats) -> Floats:
+        """Blocks on the diagonal less what the sky takes: Z' (ΦᵀWΦ − C D⁻¹ Cᵀ) Z.
+
+        A group may see a point several times (panels). C is formed for some neighbouring points at a time, over
+        the groups which see them, so the products are dense and small.
+        """
+        o = self.observations
+        groups, columns = blocks.shape[:2]
+        out = np.zeros((groups * columns, groups * columns))
+        diagonal = np.arange(groups)
+        out.reshape(groups, columns, groups, columns)[diagonal, :, diagonal, :] = blocks
+        transform = np.ascontiguousarray(transform)
+        cursor, slot = o.start[:-1].copy(), np.full(groups, -1, dtype=np.int64)
+        members, c = np.empty(groups, dtype=np.int64), np.empty((_CHUNK, groups * columns))
+        for low in range(0, o.points, _CHUNK):
+            found = couple_points(
+                o.start, o.point, o.u, o.v, o.order, self.weight, self.inverse_depth, group, transform,
+                cursor, low, low + _CHUNK, slot, members, c,
+            )  # fmt: skip
+            rows = c[: min(_CHUNK, o.points - low), : found * columns]
+            scatter_products(out, rows.T @ rows, members, found, columns)
+        return out
+
+
+def _factor(matrix: Floats) -> tuple[Floats, bool]:
+    """Cholesky factor in place: of the transpose, which LAPACK takes without a copy."""
+    factor: tuple[Floats, bool] = scipy.linalg.cho_factor(
+        matrix.T, lower=True, overwrite_a=True, check_finite=False
+    )
+    return factor
+
+
+def conjugate_gradients(
+    apply: Callable[[Floats], Floats],
+    right: Floats,
+    start: Floats,
+    precondition: Callable[[Floats], Floats],
+    *,
+    tolerance: float = TOLERANCE,
+    limit: int = 2000,
+) -> tuple[Floats, int]:
+    """Solve a positive definite system.
+
+    Parameters
+    ----------
+    apply, precondition
+        The matrix and an approximate inverse, both symmetric.
+    right, start
+        Right-hand side and first guess, of one shape.
+    tolerance
+        Of the preconditioned residual norm, relative to that of the right-hand side.
+    limit
+        Iterations at most.
+
+    Returns
+    -------
+    x
+        The solution.
+    iterations
+        How many it took.
+
+    Raises
+    ------
+    DataError
+        If the limit is reached with the residual above 100 × tolerance.
+    """
+    x = start.copy()
+    r = right - apply(x)
+    z = precondition(r)
+    rz = float(np.sum(r * z))
+    goal = tolerance**2 * float(np.sum(right * precondition(right)))
+    p = z
+    for iteration in range(limit):
+        if rz <= goal:
+            return x, iteration
+        q = apply(p)
+        alpha = rz / float(np.sum(p * q))
+        x += alpha * p
+        r -= alpha * q
+        z = precondition(r)
+        rz, old = float(np.sum(r * z)), rz
+        p = z + (rz / old) * p
+    if rz > 1e4 * goal:
+        raise DataError(
+            f"joint solve: residual still {np.sqrt(rz / goal) * tolerance:.1e} after {limit} iterations, "
+            f"wanted {tolerance:.0e}"
+        )
+    return x, limit

@@ -1,0 +1,186 @@
+"""The graph of `normalize`: two tasks a frame, three a band, and what they hand on.
+
+    stars, shift → place ─┬─► sky ─┐
+                          └────────┴─► sample ─► scales ─► samples of a band ─► solve ─► result
+    cells ──────────────────────────┘
+
+What a step has used up is let go before the next: the stars of frames before the samples are joined, the samples
+of frames before the solve. By hand, since dask's `delayed` would give each frame's task a copy of the whole graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask._task_spec import GraphNode
+from dask.core import get_dependencies
+from numpy.typing import NDArray
+
+from skyloom.ops.grid import Grid
+from skyloom.ops.normalization.bands import (
+    BandSamples,
+    BandScales,
+    BandSolution,
+    band_samples,
+    band_scales,
+    solve_band,
+)
+from skyloom.ops.normalization.result import Result, fill_in, left_alone, reasons
+from skyloom.ops.normalization.sightings import Sightings
+from skyloom.ops.normalization.sky import Placed, Sampled, Sky, place_frame, plan_sky, sample
+from skyloom.ops.threads import one_blas_thread
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Texts = NDArray[np.str_]
+
+STATUS = 6
+"""Place of the status among a measurement's summary quantities; noise and FWHM are 1 and 2."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the tasks must know beside the data."""
+
+    grid: Grid
+    cell: int
+    mode: str
+    order: int
+    superpixel: float | None
+    clip: float
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of the session the tasks need; in a class of its own, which dask does not search for keys."""
+
+    columns: dict[str, NDArray[Any]]
+    in_canvas: Bools
+    bands: tuple[str, ...]
+
+    def members(self, band: str) -> NDArray[np.int64]:
+        """Rows of a band's frames."""
+        return np.flatnonzero(self.in_canvas & (self.columns["band"] == band))
+
+
+def solve_tasks(
+    table: Table, lazy: dict[str, da.Array], options: Options, solved: str
+) -> tuple[list[Any], dict[Any, Any]]:
+    """Arrays needed, and the tasks that end in key `solved`, a `Result`.
+
+    Parameters
+    ----------
+    table, options
+        The frames and how they are solved.
+    lazy
+        `stars, cells, summary` of a measurement, `use, shift, reason` of a registration.
+    solved
+        Key of the result.
+    """
+    whole = {name: lazy[name].rechunk(-1) for name in ("summary", "use", "shift", "reason")}
+    cells, stars = lazy["cells"].rechunk((1, -1, -1, -1)), lazy["stars"].rechunk((1, -1, -1))
+    key = {name: (array.name, *(0 for _ in array.shape)) for name, array in whole.items()}
+    told = (key["summary"], key["use"], key["reason"])
+    if options.mode == "none":
+        needed = [whole[name] for name in ("summary", "use", "reason")]
+        return needed, {solved: (_result, table, options, *told, [])}
+    tasks: dict[Any, Any] = {}
+    placed, sampled = {}, {}
+    lists, maps = (dict(array.__dask_graph__()) for array in (stars, cells))
+    planned = f"{solved}-sky"
+    for i in np.flatnonzero(table.in_canvas).tolist():
+        placed[i], sampled[i] = (f"{solved}-place", i), (f"{solved}-sample", i)
+        own = _read(lists, (stars.name, i, 0, 0))
+        tasks[placed[i]] = (_place, table, options, i, own, key["summary"], key["use"], key["shift"])
+        tasks[sampled[i]] = (_sample, options, _read(maps, (cells.name, i, 0, 0, 0)), placed[i], planned)
+    tasks[planned] = (_plan, table, options, list(placed.values()))
+    solutions = []
+    for number, band in enumerate(table.bands):
+        scales, joined, solution = ((f"{solved}-{step}", number) for step in ("scales", "joined", "solution"))
+        members = [sampled[i] for i in table.members(band).tolist()]
+        tasks[scales] = (_scales, table, number, planned, members)
+        tasks[joined] = (_join, table, options, number, scales, members)
+        tasks[solution] = (_solve, options, scales, joined)
+        solutions.append(solution)
+    tasks[solved] = (_result, table, options, *told, solutions)
+    return [*whole.values(), cells, stars], tasks
+
+
+def _read(graph: dict[Any, Any], key: tuple[Any, ...]) -> Any:
+    """The task itself if it only reads, else its key.
+
+    dask keeps for every task the set of reads it rests on, and shares sets that are equal. Samples rest on the
+    stars of all frames: with the reads of their own cells beside, that would be frames² entries.
+    """
+    needed = get_dependencies(graph, key)
+    reads = all(not get_dependencies(graph, k) for k in needed)
+    return graph[key] if reads and isinstance(graph[key], GraphNode) else key
+
+
+def pick(result: Result, name: str) -> NDArray[Any]:
+    """One variable of a result."""
+    return result[name]
+
+
+def _usable(summary: Floats, use: Bools) -> Bools:
+    """Frames that registration and measurement let pass."""
+    return np.asarray(np.asarray(use, dtype=bool) & np.isin(np.asarray(summary)[:, STATUS], (0.0, 3.0)))
+
+
+@one_blas_thread
+def _place(
+    table: Table, options: Options, index: int, stars: Floats, summary: Floats, use: Bools, shift: Floats
+) -> Placed | None:
+    summary = np.asarray(summary, dtype=np.float64)
+    if not _usable(summary, use)[index]:
+        return None
+    header, height, width = (table.columns[k][index] for k in ("wcs", "height", "width"))
+    noise, fwhm = summary[index, 1:3].tolist()
+    return place_frame(
+        str(header), (int(height), int(width)), np.asarray(stars)[0], noise, fwhm, np.asarray(shift)[index],
+        options.grid,
+    )  # fmt: skip
+
+
+@one_blas_thread
+def _plan(table: Table, options: Options, placed: list[Placed | None]) -> tuple[Sky, Sightings]:
+    rows = np.flatnonzero(table.in_canvas)
+    return plan_sky(placed, rows, options.grid, cell=options.cell, superpixel=options.superpixel)
+
+
+@one_blas_thread
+def _sample(
+    options: Options, cells: NDArray[np.float32], placed: Placed | None, planned: tuple[Sky, Sightings]
+) -> Sampled | None:
+    return sample(np.asarray(cells)[0], placed, planned[0], options.cell)
+
+
+@one_blas_thread
+def _scales(table: Table, band: int, planned: tuple[Sky, Sightings], sampled: list[Sampled | None]) -> BandScales:
+    members = table.members(table.bands[band])
+    exposure, units = (table.columns[k][members] for k in ("exposure", "units"))
+    return band_scales(planned[1], members, sampled, exposure, units)
+
+
+def _join(
+    table: Table, options: Options, band: int, scales: BandScales, sampled: list[Sampled | None]
+) -> BandSamples:
+    return band_samples(scales, table.members(table.bands[band]), sampled, order=options.order)
+
+
+@one_blas_thread
+def _solve(options: Options, scales: BandScales, samples: BandSamples) -> BandSolution:
+    return solve_band(scales, samples, clip=options.clip)
+
+
+def _result(
+    table: Table, options: Options, summary: Floats, use: Bools, registered: Texts, solutions: list[BandSolution]
+) -> Result:
+    summary = np.asarray(summary, dtype=np.float64)
+    used = _usable(summary, use)
+    reason = reasons(registered, summary[:, STATUS], used)
+    out = left_alone(len(used), len(table.bands), options.order, noise=summary[:, 1], use=used, reason=reason)
+    return fill_in(out, solutions)
