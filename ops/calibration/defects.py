@@ -20,7 +20,7 @@ HOT, COLD = 1, 2
 """Bits of the map."""
 CELL = 64
 """Side of the cells whose medians tell what is usual where (px)."""
-RATE = 15.0
+RATE = 25.0
 """Mpixel a second of each of two tasks at a time."""
 PIXEL_BYTES = 4 + 4 + 1 + 1
 """Of a task: the master, its strips before they are put together, the map and what of it is looked at twice."""

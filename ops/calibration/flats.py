@@ -31,7 +31,7 @@ from skyloom.ops.calibration.strips import STRIP, masters_dataset, rows_at_a_tim
 from skyloom.ops.errors import DataError
 from skyloom.ops.registry import Cost, Param, register
 
-RATE = 80.0
+RATE = 130.0
 """Mpixel·frames a second of each of two tasks at a time, files in the system's cache."""
 READING = 8 + 3 * 4
 """Bytes of a pixel while a flat is read: itself, what it is decoded from, its dark and the dark's variance."""

@@ -27,13 +27,14 @@ from skyloom.ops.calibration.members import (
     column,
     groups_of,
     member,
+    sample_bytes,
 )
 from skyloom.ops.calibration.references import Reference, reference_for, references
 from skyloom.ops.calibration.strips import FIXED_BYTES, STRIP
 from skyloom.ops.errors import DataError
 from skyloom.ops.registry import Cost, Param, register
 
-RATE = 70.0
+RATE = 100.0
 """Mpixel a second of each of two tasks at a time."""
 STRIP_BYTES = 36
 """Of a strip's pixel: frame, dark, bias and their differences, and what they are decoded from."""
@@ -165,10 +166,14 @@ def _cost(session: xr.Dataset, links: xr.Dataset, masters: xr.Dataset, **paramet
     pixels = session["height"].values.astype(np.float64) * session["width"].values
     width = session["width"].values.astype(np.float64)
     work = np.where(scaled_lights(links), pixels / 1e6, 0.0)
+    memory = np.full(count, FIXED_BYTES) + STRIP_BYTES * STRIP * width
     for group in groups_of(session, links, (*KINDS, "flat")):
         rows = [m.frame for m in group.members]
-        work[rows] = pixels[rows] / 1e6 if group.kind == "flat" else SAMPLE_PIXELS / 1e6
-    memory = np.full(count, FIXED_BYTES) + STRIP_BYTES * STRIP * width
+        if group.kind == "flat":
+            work[rows] = pixels[rows] / 1e6
+        else:
+            work[rows] = SAMPLE_PIXELS / 1e6
+            memory[rows] = FIXED_BYTES + sample_bytes(len(rows), group.shape)
     return Cost(work=work, read=4e6 * work, memory=memory, rate=RATE)
 
 

@@ -25,7 +25,7 @@ from skyloom.ops.errors import DataError
 from skyloom.ops.registry import Cost, Param, register
 
 KINDS = ("bias", "dark", "flatdark")
-RATE = 100.0
+RATE = 150.0
 """Mpixel·frames a second of each of two tasks at a time, files in the system's cache."""
 
 

@@ -11,8 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy.stats import chi2
-from scipy.stats import f as f_distribution
+from scipy.special import fdtri, gammaincinv
 
 from skyloom.ops.calibration.stacking import NoiseModel
 from skyloom.ops.robust import select
@@ -161,7 +160,7 @@ def _with_prior(
     if not low > 0:
         return model
     prior = _prior(float(high / low), freedom)
-    scale = _median_ratio(freedom) / float(f_distribution.ppf(0.5, freedom, prior))
+    scale = _median_ratio(freedom) / float(fdtri(freedom, prior, 0.5))
     return replace(model, variance=model.variance * scale, slope=model.slope * scale, prior=prior)
 
 
@@ -169,7 +168,7 @@ def _prior(spread: float, freedom: int) -> float:
     """Degrees of freedom of a prior under which sample variances have this ratio of quartiles."""
 
     def ratio(prior: float) -> float:
-        low, high = f_distribution.ppf((0.25, 0.75), freedom, prior)
+        low, high = fdtri(freedom, prior, (0.25, 0.75))
         return float(high / low)
 
     low, high = math.log(4.0), math.log(MANY)
@@ -183,7 +182,7 @@ def _prior(spread: float, freedom: int) -> float:
 
 def _median_ratio(freedom: int) -> float:
     """Median of sample over true variance."""
-    return float(chi2.median(freedom)) / freedom
+    return 2.0 * float(gammaincinv(0.5 * freedom, 0.5)) / freedom
 
 
 def _typical(own: NDArray[np.float64], freedom: int) -> float:

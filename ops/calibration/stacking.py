@@ -15,9 +15,7 @@ from typing import Literal
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy.stats import f as f_distribution
-from scipy.stats import norm
-from scipy.stats import t as t_distribution
+from scipy.special import fdtri, ndtr, stdtrit
 
 Method = Literal["auto", "none", "noise", "sigma", "winsorized"]
 
@@ -104,7 +102,7 @@ class Stacked:
 def critical_ratios(count: int, prior: float) -> NDArray[np.float64]:
     """Ratios of sample to model variance, by degrees of freedom, that ordinary pixels do not reach."""
     out = np.full(max(count, 2), np.inf)
-    out[1:] = f_distribution.isf(FALSE_ALARM, np.arange(1, out.size), prior)
+    out[1:] = fdtri(np.arange(1, out.size), prior, 1.0 - FALSE_ALARM)
     out.flags.writeable = False
     return out
 
@@ -114,7 +112,7 @@ def widened(limit: float, prior: float) -> float:
     """Limit passed as rarely as a normal law passes this one, where variances are known only to a prior."""
     if limit > 8.0:
         return limit  # beyond what tails are known of
-    return max(float(t_distribution.isf(norm.sf(limit), prior)), limit)
+    return max(-float(stdtrit(prior, ndtr(-limit))), limit)
 
 
 def stack_mean(
@@ -155,8 +153,8 @@ def stack_mean(
     -----
     Pixels whose extremes lie within the limits of the mean of the others are not looked at twice. The others are
     clipped about their weighted median until nothing changes; of two samples the higher is dropped if they differ
-    by more than the limit (cosmic rays add). Winsorized σ is PixInsight's: values are drawn in to 1.5 σ, σ is 1.134
-    times the deviation of the result, until it changes by less than 5e-4; it is widened by 1 + 2/n.
+    by more than the limit (cosmic rays add). Winsorized σ is PixInsight's: values are drawn in to 1.5 σ, σ is
+    1.134 times the deviation of the result, until it changes by less than 5e-4; it is widened by 1 + 2/n.
     """
     frames, rows, columns = stack.shape
     out = Stacked.empty((rows, columns)) if out is None else out

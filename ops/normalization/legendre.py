@@ -66,3 +66,26 @@ def fill_terms(u, v, i, order, row):  # type: ignore[no-untyped-def]
         return
     s4, t4 = (4.375 * s * s - 3.75) * s * s + 0.375, (4.375 * t * t - 3.75) * t * t + 0.375
     row[10], row[11], row[12], row[13], row[14] = s4, s3 * t, s2 * t2, s * t3, t4
+
+
+@njit(nogil=True, cache=True, fastmath=False)
+def surface_at(u, v, i, order, x, f):  # type: ignore[no-untyped-def]
+    """Surface of frame f at sample i, Φ_i · x_f; degree by degree, so that no sum waits for another."""
+    total = x[f, 0]
+    if order == 0:
+        return total
+    s, t = 2.0 * u[i] - 1.0, 2.0 * v[i] - 1.0
+    total += x[f, 1] * s + x[f, 2] * t
+    if order == 1:
+        return total
+    s2, t2 = 1.5 * s * s - 0.5, 1.5 * t * t - 0.5
+    total += x[f, 3] * s2 + x[f, 4] * (s * t) + x[f, 5] * t2
+    if order == 2:
+        return total
+    s3, t3 = (2.5 * s * s - 1.5) * s, (2.5 * t * t - 1.5) * t
+    total += (x[f, 6] * s3 + x[f, 7] * (s2 * t)) + (x[f, 8] * (s * t2) + x[f, 9] * t3)
+    if order == 3:
+        return total
+    s4, t4 = (4.375 * s * s - 3.75) * s * s + 0.375, (4.375 * t * t - 3.75) * t * t + 0.375
+    total += (x[f, 10] * s4 + x[f, 11] * (s3 * t)) + (x[f, 12] * (s2 * t2) + x[f, 13] * (s * t3)) + x[f, 14] * t4
+    return total

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from skyloom.ops.normalization.legendre import fill_terms
+from skyloom.ops.normalization.legendre import fill_terms, surface_at
 
 
 @njit(nogil=True, cache=True, fastmath=False)
@@ -28,21 +28,14 @@ def apply_normal(start, point, u, v, order, weight, inverse_depth, x):  # type: 
     mean = np.zeros(len(inverse_depth))
     for f in range(frames):
         for i in range(start[f], start[f + 1]):
-            fill_terms(u, v, i, order, row)
-            total = 0.0
-            for k in range(terms):
-                total += row[k] * x[f, k]
-            mean[point[i]] += weight[i] * total
+            mean[point[i]] += weight[i] * surface_at(u, v, i, order, x, f)
     for p in range(len(mean)):
         mean[p] *= inverse_depth[p]
     out = np.zeros_like(x)
     for f in range(frames):
         for i in range(start[f], start[f + 1]):
             fill_terms(u, v, i, order, row)
-            total = 0.0
-            for k in range(terms):
-                total += row[k] * x[f, k]
-            rest = weight[i] * (total - mean[point[i]])
+            rest = weight[i] * (surface_at(u, v, i, order, x, f) - mean[point[i]])
             for k in range(terms):
                 out[f, k] += rest * row[k]
     return out
@@ -77,15 +70,9 @@ def project_rest(start, point, u, v, order, weight, mean, value, terms):  # type
 @njit(nogil=True, cache=True, fastmath=False)
 def subtract_surfaces(start, u, v, order, value, x, out):  # type: ignore[no-untyped-def]
     """Value − Φ x of each sample."""
-    frames, terms = x.shape
-    row = np.empty(terms)
-    for f in range(frames):
+    for f in range(len(x)):
         for i in range(start[f], start[f + 1]):
-            fill_terms(u, v, i, order, row)
-            total = 0.0
-            for k in range(terms):
-                total += row[k] * x[f, k]
-            out[i] = value[i] - total
+            out[i] = value[i] - surface_at(u, v, i, order, x, f)
 
 
 @njit(nogil=True, cache=True, fastmath=False)

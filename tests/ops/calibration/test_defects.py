@@ -56,7 +56,8 @@ def flat(seed: int = 1) -> NDArray[np.float32]:
     y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
     corner = ((y - 200) ** 2 + (x - 260) ** 2) / (200**2 + 260**2)
     ring = 1.0 - 0.12 * np.exp(-((np.hypot(y - 150, x - 300) / 25.0 - 0.8) ** 2) * 12)
-    return ((1.0 - 0.4 * corner) * ring * (1 + 0.01 * random.normal(size=SHAPE))).astype(np.float32)
+    light = (1.0 - 0.4 * corner) * ring * (1 + 0.01 * random.normal(size=SHAPE))
+    return np.asarray(light, np.float32)
 
 
 # --- simulated sessions ---
@@ -106,7 +107,7 @@ def test_dead_pixels_of_a_session(session: Any, stacked: xr.Dataset) -> None:
 
 def glow(y: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
     """Of an amplifier beside the corner."""
-    return 2000.0 * np.exp(-np.hypot(y + 20, x + 20) / 80.0)
+    return np.asarray(2000.0 * np.exp(-np.hypot(y + 20, x + 20) / 80.0))
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.polynomial import legendre as numpy_legendre
 
-from skyloom.ops.normalization.legendre import HIGHEST_ORDER, ORDERS, evaluate, fill_terms, legendre
+from skyloom.ops.normalization.legendre import HIGHEST_ORDER, ORDERS, evaluate, fill_terms, legendre, surface_at
 
 
 def test_legendre_terms() -> None:
@@ -22,8 +22,9 @@ def test_legendre_terms() -> None:
 def test_kernels_make_the_same_terms(order: int) -> None:
     u, v = np.random.default_rng(order).uniform(size=(2, 50)).astype(np.float32)
     expected = legendre(2.0 * u.astype(np.float64) - 1.0, 2.0 * v.astype(np.float64) - 1.0, order)
-    row = np.empty(len(ORDERS[order]))
+    row, x = np.empty(len(ORDERS[order])), np.random.default_rng(9).normal(size=(2, len(ORDERS[order])))
     for i in range(50):
+        assert surface_at(u, v, i, order, x, 1) == pytest.approx(float(expected[i] @ x[1]), abs=1e-13)
         fill_terms(u, v, i, order, row)
         np.testing.assert_allclose(row, expected[i], rtol=0, atol=1e-14)
 
