@@ -21,7 +21,7 @@ from skyloom.ops.registration.anchor import Hint, anchor, first_place, header_er
 from skyloom.ops.registration.bundle import DEGREES, Bundle, Sightings, join_edges, solve_bundle
 from skyloom.ops.registration.pairs import LEAST_MATCHES, Edge, verify
 from skyloom.ops.registration.placing import Place, common_scale, place_island
-from skyloom.ops.registration.quads import find_meetings, make_patterns
+from skyloom.ops.registration.quads import MOST_QUERIES, find_meetings, make_patterns
 from skyloom.ops.registration.relink import relink
 from skyloom.ops.registration.stars import BLENDED, NEAR_EDGE
 from skyloom.ops.registry import Cost, Param, register
@@ -31,6 +31,7 @@ PATTERN_STARS = 120
 """Brightest stars a frame that make patterns."""
 SOLVE_STARS = 400
 """Brightest stars a frame that take part in the solution."""
+_PATTERNS = 26.0 * PATTERN_STARS
 PARTNERS = 8
 """Frames a frame is compared with at least, where it meets so many."""
 POSITION_FLOOR = 0.05
@@ -316,10 +317,11 @@ def locate_cost(session: xr.Dataset, measurement: xr.Dataset, **parameters: Any)
     """Cost of `locate`: one unit; memory for star tables, patterns and the sightings."""
     n = session.sizes["frame"]
     table = 8.0 * n * measurement.sizes["star"] * measurement.sizes["star_quantity"]
+    pairs = 12.0 * min(n * _PATTERNS, MOST_QUERIES)
     return Cost(
         work=np.array(n * 3e-2),
         read=np.array(table),
-        memory=np.array(2 * table + n * (SOLVE_STARS * 900.0 + PATTERN_STARS * 4000.0) + 60e6),
+        memory=np.array(2 * table + n * (SOLVE_STARS * 900.0 + _PATTERNS * 240.0) + pairs * 90.0 + 60e6),
         rate=1.0,
     )
 

@@ -18,11 +18,15 @@ from scipy.spatial import cKDTree
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
+Complex = NDArray[np.complex64]
 
 NEIGHBOURS = 6
 """Neighbours a star makes patterns with: 20 patterns a star."""
 CODE_TOLERANCE = 0.012
 """Distance of codes that may be one pattern: a distortion of one per cent across it."""
+MOST_QUERIES = 200_000
+"""Patterns looked up at most: more frames are asked with fewer patterns each, and memory stays bounded."""
+_BLOCK = 20_000
 LEAST_SPAN = 12.0
 """Shortest pattern (px): below, errors of positions blur the code."""
 _TRIPLES = np.array(list(combinations(range(NEIGHBOURS), 3)), dtype=np.intp)
@@ -186,41 +190,20 @@ def find_meetings(
     list of Meeting
         Most votes first; a pair once.
     """
+    mirror = other is not None and other is not patterns
     other = other or patterns
     if len(patterns.frame) < 2 or not len(other.frame):
         return []
     tree = cKDTree(patterns.code)
     k = min(neighbours + 1, len(patterns.frame))
-    distance, index = tree.query(other.code, k=k, distance_upper_bound=CODE_TOLERANCE)
-    row, column = np.nonzero(np.isfinite(distance))
-    mine, theirs = row, index[row, column]
-    a, b = other.frame[mine].astype(np.int64), patterns.frame[theirs].astype(np.int64)
-    keep = a != b
-    mine, theirs, a, b = mine[keep], theirs[keep], a[keep], b[keep]
-    # Spans as complex numbers: their quotient is scale and rotation of the similarity.
-    span_a = _complex(other.second[mine] - other.first[mine])
-    span_b = _complex(patterns.second[theirs] - patterns.first[theirs])
-    mirror = other is not patterns
-    turn = span_b / (-span_a.conj() if mirror else span_a)
-    origin = _complex(other.first[mine])
-    shift = _complex(patterns.first[theirs]) - turn * (-origin.conj() if mirror else origin)
-    size = np.abs(turn)
-    keep = (size < scale_range) & (size > 1 / scale_range)
-    # A pair is looked at from its lower frame, so that both directions vote together.
-    flip = (a > b) & keep
-    turn_f, shift_f = _inverse(turn[flip], shift[flip], mirror)
-    turn[flip], shift[flip] = turn_f, shift_f
-    low, high = np.minimum(a, b)[keep], np.maximum(a, b)[keep]
-    # Where in the lower frame the pattern is: there its similarity holds best.
-    place = 0.5 * np.where(
-        a > b,
-        _complex(patterns.first[theirs] + patterns.second[theirs]),
-        _complex(other.first[mine] + other.second[mine]),
-    )
-    turn, shift, place = turn[keep], shift[keep], place[keep]
+    asked = _sample(other.frame, MOST_QUERIES)
+    parts = [
+        _similarities(patterns, other, asked[start : start + _BLOCK], tree, k, mirror, scale_range)
+        for start in range(0, len(asked), _BLOCK)
+    ]
+    low, high, turn, shift, places = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     order = np.lexsort((high, low))
-    low, high, turn, shift = low[order], high[order], turn[order], shift[order]
-    places = np.asarray(place[order], dtype=np.complex128)
+    low, high, turn, shift, places = low[order], high[order], turn[order], shift[order], places[order]
     change = np.flatnonzero((np.diff(low) != 0) | (np.diff(high) != 0)) + 1
     found = []
     for start, stop in zip(np.r_[0, change], np.r_[change, len(low)], strict=True):
@@ -231,6 +214,58 @@ def find_meetings(
             t, s = _mean_similarity(turn[start:stop][alike], shift[start:stop][alike], places[start:stop][alike])
             found.append(Meeting(int(low[start]), int(high[start]), int(alike.sum()), _matrix(t, s, mirror)))
     return sorted(found, key=lambda m: (-m.votes, m.a, m.b))
+
+
+def _sample(frame: NDArray[np.int32], most: int) -> Indices:
+    """Rows of patterns to look up: all, or as many of each frame as make `most`."""
+    if len(frame) <= most:
+        return np.arange(len(frame))
+    _, start, count = np.unique(frame, return_index=True, return_counts=True)
+    each = max(most // len(start), 1)
+    return np.concatenate(
+        [
+            s + np.unique(np.linspace(0, n - 1, min(n, each)).astype(np.intp))
+            for s, n in zip(start, count, strict=True)
+        ]
+    )
+
+
+def _similarities(
+    patterns: Patterns, other: Patterns, asked: Indices, tree: cKDTree, k: int, mirror: bool, scale_range: float
+) -> tuple[NDArray[np.int32], NDArray[np.int32], Complex, Complex, Complex]:
+    """Lower and higher frame, similarity (turn, shift) and place of every pair of like patterns.
+
+    A pair is looked at from its lower frame, so that both directions vote together.
+    """
+    distance, index = tree.query(other.code[asked], k=k, distance_upper_bound=CODE_TOLERANCE)
+    row, column = np.nonzero(np.isfinite(distance))
+    mine, theirs = asked[row], index[row, column]
+    keep = other.frame[mine] != patterns.frame[theirs]
+    mine, theirs = mine[keep], theirs[keep]
+    a, b = other.frame[mine], patterns.frame[theirs]
+    # Spans as complex numbers: their quotient is scale and rotation of the similarity.
+    span_a = _complex(other.second[mine] - other.first[mine])
+    span_b = _complex(patterns.second[theirs] - patterns.first[theirs])
+    turn = span_b / (-span_a.conj() if mirror else span_a)
+    origin = _complex(other.first[mine])
+    shift = _complex(patterns.first[theirs]) - turn * (-origin.conj() if mirror else origin)
+    size = np.abs(turn)
+    keep = (size < scale_range) & (size > 1 / scale_range)
+    flip = (a > b) & keep
+    turn[flip], shift[flip] = _inverse(turn[flip], shift[flip], mirror)
+    # Where in the lower frame the pattern is: there its similarity holds best.
+    place = 0.5 * np.where(
+        a > b,
+        _complex(patterns.first[theirs] + patterns.second[theirs]),
+        _complex(other.first[mine] + other.second[mine]),
+    )
+    return (
+        np.minimum(a, b)[keep],
+        np.maximum(a, b)[keep],
+        turn[keep].astype(np.complex64),
+        shift[keep].astype(np.complex64),
+        place[keep].astype(np.complex64),
+    )
 
 
 def _complex(points: Floats) -> NDArray[np.complex128]:
@@ -247,7 +282,7 @@ def _inverse(
     return 1.0 / turn.conj(), (shift / turn).conj()
 
 
-def _agree(turn: NDArray[np.complex128], shift: NDArray[np.complex128]) -> NDArray[np.bool_]:
+def _agree(turn: Complex, shift: Complex) -> NDArray[np.bool_]:
     """Members of the largest group of like similarities.
 
     Alike: scale within 3 %, rotation within 2°, and the frame's far corner (2000 px) within what these allow.
@@ -263,9 +298,7 @@ def _agree(turn: NDArray[np.complex128], shift: NDArray[np.complex128]) -> NDArr
     return best
 
 
-def _mean_similarity(
-    turn: NDArray[np.complex128], shift: NDArray[np.complex128], place: NDArray[np.complex128]
-) -> tuple[complex, complex]:
+def _mean_similarity(turn: Complex, shift: Complex, place: Complex) -> tuple[complex, complex]:
     """Similarity that carries the patterns' places as their own similarities do, in the median."""
     t = complex(np.median(turn.real), np.median(turn.imag))
     away = shift + (turn - t) * place
