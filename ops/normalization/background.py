@@ -20,7 +20,7 @@ from skyloom.ops.normalization import joint
 from skyloom.ops.normalization.joint import System
 from skyloom.ops.normalization.legendre import ORDERS
 from skyloom.ops.normalization.observations import Floats, Ints, Observations, Singles, islands
-from skyloom.ops.normalization.panels import COARSE_ORDER, COARSE_UNKNOWNS, coarse_space, representatives
+from skyloom.ops.normalization.panels import MOST_PANELS, coarse_space, representatives
 from skyloom.ops.normalization.reweighting import ROUNDS, TUKEY_LIMIT, Reweighting, rms_by_frame
 
 PRIOR_UNKNOWNS = 720
@@ -129,8 +129,7 @@ class _Problem:
             sigma = self._first_guess()
         coarse = None
         if not dense and self.placement is not None:
-            most = COARSE_UNKNOWNS // len(ORDERS[min(seen.order, COARSE_ORDER)])
-            coarse = coarse_space(self.placement, seen.order, most=most)
+            coarse = coarse_space(self.placement, seen.order, most=MOST_PANELS)
         x = np.zeros((seen.frames, len(terms)))
         reweighting = Reweighting(seen, self.stated, self.clip)
         weight, total = self.stated, 0

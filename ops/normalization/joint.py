@@ -11,11 +11,15 @@ when it is not. Photometry (Φ = 1, points are stars) and background (Φ = Legen
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg
+import scipy.sparse
+import scipy.sparse.linalg
+from numpy.typing import NDArray
 
 from skyloom.ops.errors import DataError
 from skyloom.ops.normalization.observations import Floats, Ints, Observations, Singles
@@ -36,8 +40,12 @@ DENSE_LIMIT = 720
 space they need ten to twenty steps."""
 TOLERANCE = 1e-10
 """Relative residual at which conjugate gradients stop: at 1e-5 seams are gone but long waves are still wrong."""
-_CHUNK = 256
-"""Points whose couplings are worked at a time."""
+DENSE_COARSE = 1536
+"""Unknowns of the coarse space up to which its matrix is factored whole."""
+_REGULAR = 1e-12
+"""Part of its diagonal added to the coarse matrix: a panel without samples has a vanishing block."""
+_CHUNK, _GATHERED = 256, 2**19
+"""Points whose couplings are worked at a time, and entries of their sums gathered where the matrix is sparse."""
 
 
 @dataclass(frozen=True)
@@ -135,32 +143,58 @@ class System:
         inverse = np.linalg.inv(alone)
         if coarse is None:
             return lambda r: np.einsum("fkm,fm->fk", inverse, r)
-        factor = _factor(self.coarse_matrix(coarse, whole))
-        panels, slow_terms = coarse.panels, coarse.terms
+        solve = self._coarse_solver(coarse, whole)
 
         def both(r: Floats) -> Floats:
-            rough = np.zeros((panels, slow_terms))
+            rough = np.zeros((coarse.panels, coarse.terms))
             np.add.at(rough, coarse.panel, np.einsum("fkm,fk->fm", coarse.transform, r))
-            slow = scipy.linalg.cho_solve(factor, rough.ravel(), check_finite=False).reshape(panels, slow_terms)
+            slow = solve(rough.ravel()).reshape(rough.shape)
             fast = np.einsum("fkm,fm->fk", inverse, r)
             return np.asarray(fast + np.einsum("fkm,fm->fk", coarse.transform, slow[coarse.panel]))
 
         return both
 
-    def coarse_matrix(self, coarse: Coarse, blocks: Floats | None = None) -> Floats:
-        """ZᵀAZ, shape (panels·M, panels·M), Z = the columns of the coarse space; `blocks` are ΦᵀWΦ if known."""
-        terms, panels = coarse.terms, coarse.panels
-        if blocks is None:
-            blocks, _ = self._blocks()
-        z = coarse.transform
-        own = np.matmul(z.transpose(0, 2, 1), np.matmul(blocks, z))
-        own += np.matmul(z.transpose(0, 2, 1), self.prior[:, :, None] * z)
-        summed = np.zeros((panels, terms, terms))
-        np.add.at(summed, coarse.panel, own)
-        matrix = self._projected(coarse.panel, z, summed)
-        # A panel without samples has a vanishing block.
-        matrix[np.diag_indices_from(matrix)] *= 1 + 1e-12
+    def coarse_matrix(self, coarse: Coarse) -> Floats:
+        """ZᵀAZ, shape (panels·M, panels·M), Z = the columns of the coarse space."""
+        matrix = self._projected(coarse.panel, coarse.transform, self._coarse_blocks(coarse, self._blocks()[0]))
+        matrix[np.diag_indices_from(matrix)] *= 1 + _REGULAR
         return matrix
+
+    def _coarse_blocks(self, coarse: Coarse, whole: Floats) -> Floats:
+        """Zᵀ (ΦᵀWΦ + Λ) Z, which couples no panels, from ΦᵀWΦ of each frame; shape (panels, M, M)."""
+        z = coarse.transform
+        own = np.matmul(z.transpose(0, 2, 1), np.matmul(whole, z))
+        own += np.matmul(z.transpose(0, 2, 1), self.prior[:, :, None] * z)
+        out = np.zeros((coarse.panels, coarse.terms, coarse.terms))
+        np.add.at(out, coarse.panel, own)
+        return out
+
+    def _coarse_solver(self, coarse: Coarse, whole: Floats) -> Callable[[Floats], Floats]:
+        """Solve with ZᵀAZ: factored whole while it is small, as the sparse matrix it is (neighbours) beyond."""
+        size = coarse.panels * coarse.terms
+        if size <= DENSE_COARSE:
+            factor = _factor(self.coarse_matrix(coarse))
+            return lambda right: np.asarray(scipy.linalg.cho_solve(factor, right, check_finite=False))
+        diagonal = np.arange(coarse.panels + 1)
+        blocks = self._coarse_blocks(coarse, whole)
+        matrix = scipy.sparse.bsr_array((blocks, diagonal[:-1], diagonal), shape=(size, size)).tocsc()
+        taken: list[tuple[NDArray[np.int32], Floats]] = []
+        entries = 0
+        for members, product in self._couplings(coarse.panel, coarse.panels, coarse.transform):
+            rows = (members[:, None] * coarse.terms + np.arange(coarse.terms)).ravel().astype(np.int32)
+            taken.append((rows, product))
+            entries += product.size
+            if entries > _GATHERED:
+                matrix -= _sum_products(taken, size)
+                taken.clear()
+                entries = 0
+        matrix -= _sum_products(taken, size)
+        matrix += scipy.sparse.diags_array(_REGULAR * matrix.diagonal())
+        # The matrix is positive definite: no pivots are needed, and few entries fill in.
+        factor = scipy.sparse.linalg.splu(
+            matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
+        )
+        return lambda right: np.asarray(factor.solve(right))
 
     def alone(self) -> Floats:
         """ΦᵀWΦ of each frame with every sample weighed less its share in its own sky, shape (frames, K, K)."""
@@ -172,16 +206,22 @@ class System:
         return whole, alone
 
     def _projected(self, group: Ints, transform: Floats, blocks: Floats) -> Floats:
-        """Blocks on the diagonal less what the sky takes: Z' (ΦᵀWΦ − C D⁻¹ Cᵀ) Z.
-
-        A group may see a point several times (panels). C is formed for some neighbouring points at a time, over
-        the groups which see them, so the products are dense and small.
-        """
-        o = self.observations
+        """Blocks on the diagonal less what the sky takes: Zᵀ (ΦᵀWΦ − C D⁻¹ Cᵀ) Z, dense."""
         groups, columns = blocks.shape[:2]
         out = np.zeros((groups * columns, groups * columns))
         diagonal = np.arange(groups)
         out.reshape(groups, columns, groups, columns)[diagonal, :, diagonal, :] = blocks
+        for members, product in self._couplings(group, groups, transform):
+            scatter_products(out, product, members, columns)
+        return out
+
+    def _couplings(self, group: Ints, groups: int, transform: Floats) -> Iterator[tuple[Ints, Floats]]:
+        """What the sky takes, ZᵀC D⁻¹ CᵀZ, as sums over some neighbouring points at a time.
+
+        A group may see a point several times (panels). Only the groups which see the points appear, so the
+        products are dense and small.
+        """
+        o, columns = self.observations, transform.shape[2]
         transform = np.ascontiguousarray(transform)
         cursor, slot = o.start[:-1].copy(), np.full(groups, -1, dtype=np.int64)
         members, c = np.empty(groups, dtype=np.int64), np.empty((_CHUNK, groups * columns))
@@ -191,8 +231,16 @@ class System:
                 cursor, low, low + _CHUNK, slot, members, c,
             )  # fmt: skip
             rows = c[: min(_CHUNK, o.points - low), : found * columns]
-            scatter_products(out, rows.T @ rows, members, found, columns)
-        return out
+            yield members[:found].copy(), rows.T @ rows
+
+
+def _sum_products(products: Sequence[tuple[NDArray[np.int32], Floats]], size: int) -> Any:
+    """Sparse sum of dense blocks on the given rows and columns."""
+    empty = np.empty(0, dtype=np.int32)
+    row = np.concatenate([empty, *(np.repeat(rows, len(rows)) for rows, _ in products)])
+    column = np.concatenate([empty, *(np.tile(rows, len(rows)) for rows, _ in products)])
+    value = np.concatenate([np.empty(0), *(product.ravel() for _, product in products)])
+    return scipy.sparse.coo_array((value, (row, column)), shape=(size, size)).tocsc()
 
 
 def _factor(matrix: Floats) -> tuple[Floats, bool]:

@@ -21,10 +21,10 @@ from skyloom.ops.normalization.superpixels import SIDES
 from skyloom.ops.normalization.tasks import Options, Table, pick, solve_tasks
 from skyloom.ops.registry import Cost, Param, register
 
-SAMPLE_BYTES, STAR_BYTES = 50.0, 150.0
-"""Peak of the solve for a sample: its record and what reweighting needs beside; and of linking for a star."""
-FRAME_BYTES = 30e3
-"""Of a frame beside its samples and stars: its WCS, its map, its tasks."""
+SAMPLE_BYTES, STAR_BYTES = 50.0, 165.0
+"""Peak of the solve for a sample (its record twice while a band is joined), and of linking for a star."""
+FRAME_BYTES, BASE_BYTES = 20e3, 60e6
+"""Of a frame beside these: its WCS, its map, its tasks; and of what does not depend on the frames."""
 
 
 def normalize_cost(
@@ -52,11 +52,12 @@ def normalize_cost(
     cells = 4.0 * float(np.prod([measurement.sizes[d] for d in ("cell_y", "cell_x", "cell_quantity")]))
     grid = Grid.from_attrs(registration.attrs)
     lattice = grid.shape[0] * grid.shape[1] / cell**2
-    memory = SAMPLE_BYTES * samples + STAR_BYTES * n * measurement.sizes["star"] + FRAME_BYTES * n
+    # Stars are let go before the samples are all there.
+    frames = n * FRAME_BYTES + max(SAMPLE_BYTES * samples, STAR_BYTES * n * measurement.sizes["star"])
     return Cost(
         work=np.array(n * 1e-2),
         read=np.array(n * cells + stars),
-        memory=np.array(memory + 16.0 * unknowns**2 + 6 * cells + 6.0 * lattice + 100e6),
+        memory=np.array(frames + 16.0 * unknowns**2 + 6 * cells + 6.0 * lattice + BASE_BYTES),
         rate=0.5,
     )
 

@@ -14,8 +14,9 @@ Ints = NDArray[np.int64]
 
 PANEL_RADIUS = 0.35
 """Frames whose centres lie closer than this part of a frame's side make one panel of the coarse space."""
-COARSE_ORDER, COARSE_UNKNOWNS = 2, 1536
-"""Degree of the panels' surfaces in the coarse space (what is slow is smooth), and its size at most."""
+COARSE_ORDER, MOST_PANELS = 2, 4096
+"""Degree of the panels' surfaces in the coarse space (what is slow is smooth), and panels at most: where one of
+the coarse space must stand for several, conjugate gradients take thousands of steps."""
 
 
 def panels(placement: Floats, *, most: int) -> Ints:

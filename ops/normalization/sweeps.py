@@ -1,4 +1,4 @@
-"""The joint solve's passes over all samples, one kernel each; nothing of their length is made on the way.
+"""The joint solve's passes over all samples, one kernel each.
 
 Arguments as in `Observations` (start, point, u, v, order) and `System` (weight, inverse_depth).
 """
@@ -25,17 +25,19 @@ def apply_normal(start, point, u, v, order, weight, inverse_depth, x):  # type: 
     """Evaluate, coadd, subtract, project back: (ΦᵀWΦ − C D⁻¹ Cᵀ) x."""
     frames, terms = x.shape
     row = np.empty(terms)
-    mean = np.zeros(len(inverse_depth))
+    value, mean = np.empty(len(point)), np.zeros(len(inverse_depth))
     for f in range(frames):
+        c = x[f]
         for i in range(start[f], start[f + 1]):
-            mean[point[i]] += weight[i] * surface_at(u, v, i, order, x, f)
+            value[i] = surface_at(u, v, i, order, c)
+            mean[point[i]] += weight[i] * value[i]
     for p in range(len(mean)):
         mean[p] *= inverse_depth[p]
     out = np.zeros_like(x)
     for f in range(frames):
         for i in range(start[f], start[f + 1]):
             fill_terms(u, v, i, order, row)
-            rest = weight[i] * (surface_at(u, v, i, order, x, f) - mean[point[i]])
+            rest = weight[i] * (value[i] - mean[point[i]])
             for k in range(terms):
                 out[f, k] += rest * row[k]
     return out
@@ -71,8 +73,9 @@ def project_rest(start, point, u, v, order, weight, mean, value, terms):  # type
 def subtract_surfaces(start, u, v, order, value, x, out):  # type: ignore[no-untyped-def]
     """Value − Φ x of each sample."""
     for f in range(len(x)):
+        c = x[f]
         for i in range(start[f], start[f + 1]):
-            out[i] = value[i] - surface_at(u, v, i, order, x, f)
+            out[i] = value[i] - surface_at(u, v, i, order, c)
 
 
 @njit(nogil=True, cache=True, fastmath=False)
@@ -144,10 +147,10 @@ def couple_points(  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, fastmath=False)
-def scatter_products(out, product, members, found, columns):  # type: ignore[no-untyped-def]
-    """Take the products of the groups found off the matrix of all."""
-    for a in range(found):
-        for b in range(found):
+def scatter_products(out, product, members, columns):  # type: ignore[no-untyped-def]
+    """Take the products of some groups off the matrix of all."""
+    for a in range(len(members)):
+        for b in range(len(members)):
             top, left = members[a] * columns, members[b] * columns
             for k in range(columns):
                 for m in range(columns):

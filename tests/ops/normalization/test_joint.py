@@ -96,6 +96,19 @@ def test_couplings_of_many_points_go_chunk_by_chunk(monkeypatch: pytest.MonkeyPa
     assert np.allclose(system.dense(), whole, atol=1e-12)
 
 
+def test_sparse_coarse_space_is_the_dense_one(draw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = draw(3, 2, 2)
+    seen, value, precision = drawn.join()
+    system = System(seen, precision, np.full((12, 6), 1e-4))
+    right, coarse = system.project(value), coarse_space(drawn.placement, 2, most=100)
+    expected = system.preconditioner(coarse)(right)
+    scale = np.abs(expected).max()
+    monkeypatch.setattr(joint, "DENSE_COARSE", 0)
+    monkeypatch.setattr(joint, "_GATHERED", 500)
+    found = system.preconditioner(coarse)(right)
+    assert np.allclose(found, expected, rtol=0, atol=1e-7 * scale)
+
+
 def test_conjugate_gradients_say_when_they_fail() -> None:
     matrix = np.diag(np.geomspace(1, 1e8, 60))
     with pytest.raises(DataError, match="after 5 iterations"):
