@@ -3,7 +3,7 @@
     python benchmarks/memory.py [--size 1024] [--memory 1.5GiB] [--keep FOLDER]
 
 Panels of 4 frames, 4 × 4, 8 × 8 and 16 × 16 of them: from 4 × 4 on there are tiles inside, as deep as tiles get.
-What grows with the canvas is the table of frames and the solves over it (about half a MiB a frame).
+What grows with the canvas is the table of frames and the solves over it (about 0.1 MiB a frame).
 """
 
 from __future__ import annotations

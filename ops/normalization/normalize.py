@@ -62,7 +62,7 @@ def normalize_cost(
     )
 
 
-@register(version=1, unit=(), cost=normalize_cost)
+@register(version=2, unit=(), cost=normalize_cost)
 def normalize(
     session: xr.Dataset,
     measurement: xr.Dataset,
