@@ -69,6 +69,9 @@ def unpack(
         why.
     """
     names, specs = session["frame"].values.tolist(), session["source"].values.tolist()
+    with disk_errors(f"decoding frames into {store.root}"):
+        # Here, not in the tasks: two that make it at once get in each other's way.
+        zarr.open_group(str(store.root), mode="a", zarr_format=3).require_group(FRAMES)
     waiting = list(rows)[::-1]
     flying: dict[Future[None], int] = {}
     while waiting or flying:
@@ -91,7 +94,7 @@ def unpack_frame(root: str, content: str, spec: str) -> None:
     with np.errstate(invalid="ignore"):
         counts = pixels.astype(np.uint16)
     with disk_errors(f"decoding a frame into {root}"):
-        group = zarr.open_group(root, mode="a", zarr_format=3).require_group(FRAMES)
+        group = zarr.open_group(root, path=FRAMES, mode="r+", zarr_format=3)
         array = group.create_array(
             content,
             shape=(height, width),

@@ -85,6 +85,21 @@ def test_frames_are_decoded_once_and_hold_the_same_pixels(tmp_path: Path, decode
     assert all(n.units == n.skipped for n in report.nodes)
 
 
+def test_many_at_a_time_do_not_get_in_each_others_way(tmp_path: Path) -> None:
+    for i in range(12):
+        fits.PrimaryHDU(np.full((20, 20), i, np.uint16), fits.Header({"IMAGETYP": "LIGHT"})).writeto(
+            tmp_path / "x.fits"
+        )
+        (tmp_path / f"{i}.fits.gz").write_bytes(gzip.compress((tmp_path / "x.fits").read_bytes()))
+        (tmp_path / "x.fits").unlink()
+    only = Workflow.build("list", [NodeSpec("ingest", "ingest", ("files",))])
+    run_workflow(only, [tmp_path], project=tmp_path / "p", scheduler="threads", workers=8)
+    assert (
+        packed_frames(open_workflow(only, [tmp_path], project=tmp_path / "p")["ingest"], Store(tmp_path / "p"))
+        == []
+    )
+
+
 def test_a_half_written_copy_is_made_again(tmp_path: Path, decodes: list[str]) -> None:
     write(tmp_path)
     project = tmp_path / "project"
