@@ -91,9 +91,7 @@ def solve_locations(
     shapes = [(int(h), int(w)) for h, w in zip(session["height"].values, session["width"].values, strict=True)]
     hints = hints_of(session)
     lists, sigma = _star_lists(stars, status)
-    patterns = make_patterns({f: points[:PATTERN_STARS] for f, points in lists.items()})
-    mirrored = make_patterns({f: points[:PATTERN_STARS] for f, points in lists.items()}, mirrored=True)
-    edges = _edges(patterns, mirrored, lists, min_matches)
+    edges = _edges(lists, min_matches)
     island = _islands(edges, count)
     camera = _cameras(session)
     half = {f: 0.5 * float(np.hypot(*shapes[f])) for f in range(count)}
@@ -159,8 +157,10 @@ def _star_lists(stars: Floats, status: Floats) -> tuple[dict[int, Floats], dict[
     return lists, sigma
 
 
-def _edges(patterns: Any, mirrored: Any, lists: Mapping[int, Floats], least: int) -> list[Edge]:
+def _edges(lists: Mapping[int, Floats], least: int) -> list[Edge]:
     """Verified pairs; mirror images are looked for only among frames that nothing connects."""
+    bright = {f: points[:PATTERN_STARS] for f, points in lists.items()}
+    patterns = make_patterns(bright)
     edges: list[Edge] = []
     degree = dict.fromkeys(lists, 0)
     group = _Groups(lists)
@@ -178,7 +178,7 @@ def _edges(patterns: Any, mirrored: Any, lists: Mapping[int, Floats], least: int
     count = max(lists, default=-1) + 1
     label = _islands(edges, count)
     if len(lists) and (label[list(lists)] != label[next(iter(lists))]).any():
-        for meeting in find_meetings(patterns, mirrored):
+        for meeting in find_meetings(patterns, make_patterns(bright, mirrored=True)):
             apart = label[meeting.a] != label[meeting.b] or label[meeting.a] < 0
             if apart:
                 edge = verify(meeting, lists[meeting.a], lists[meeting.b], least=least)

@@ -7,7 +7,6 @@ Stars are taken with their neighbours, so that a pattern fits into a small overl
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -47,7 +46,7 @@ class Patterns:
 
 
 @njit(nogil=True, cache=True, fastmath=False)
-def _codes(points, quads, code, ends):  # type: ignore[no-untyped-def]
+def _codes(points, quads, least, code, ends):  # type: ignore[no-untyped-def]
     """Code and spanning stars of each quad; returns how many are fit for use (the others are skipped)."""
     used = 0
     for q in range(len(quads)):
@@ -60,7 +59,7 @@ def _codes(points, quads, code, ends):  # type: ignore[no-untyped-def]
                 d = dx * dx + dy * dy
                 if d > best:
                     best, a, b = d, i, j
-        if best < 144.0:  # LEAST_SPAN²
+        if best < least * least:
             continue
         c = d = -1
         for i in range(4):
@@ -140,7 +139,7 @@ def make_patterns(stars: dict[int, Floats], *, mirrored: bool = False) -> Patter
         points = np.ascontiguousarray(given * (-1.0, 1.0) if mirrored else given, dtype=np.float64)
         quads = make_quads(points)
         code, end = np.empty((len(quads), 4)), np.empty((len(quads), 4))
-        used = _codes(points, quads, code, end)
+        used = _codes(points, quads, LEAST_SPAN, code, end)
         frames.append(np.full(used, frame, np.int32))
         codes.append(code[:used])
         ends.append(end[:used] * (-1.0, 1.0, -1.0, 1.0) if mirrored else end[:used])
@@ -311,6 +310,3 @@ def _matrix(turn: complex, shift: complex, mirror: bool) -> Floats:
     if mirror:
         linear = linear @ np.diag([-1.0, 1.0])
     return np.column_stack([linear, [shift.real, shift.imag]])
-
-
-assert math.isclose(LEAST_SPAN**2, 144.0)

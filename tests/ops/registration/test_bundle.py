@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skyloom.ops.registration import bundle as module
+from skyloom.ops.registration import bundle_step as module
 from skyloom.ops.registration.bundle import Bundle, Sightings, join_edges, solve_bundle
 from skyloom.ops.registration.pairs import Edge
 from skyloom.ops.registration.placing import Place, directions
