@@ -11,7 +11,7 @@ from astropy.wcs import WCS, Sip
 from numpy.typing import NDArray
 
 from skyloom.ops.grid import parse_wcs, pixel_to_sky, wcs_header
-from skyloom.ops.registration.bundle import DEGREES
+from skyloom.ops.registration.bundle_step import DEGREES
 from skyloom.ops.registration.placing import Place, sky_position, tangent_basis, unit_vector
 from skyloom.ops.registration.relink import undistorted
 

@@ -18,7 +18,8 @@ from scipy.sparse.csgraph import connected_components
 from skyloom.ops.arrays import LOCATION
 from skyloom.ops.errors import NotYetKnown
 from skyloom.ops.registration.anchor import Hint, anchor, first_place, header_error, hints_of, place_wcs
-from skyloom.ops.registration.bundle import DEGREES, Bundle, Sightings, join_edges, solve_bundle
+from skyloom.ops.registration.bundle import Bundle, Sightings, join_edges, solve_bundle
+from skyloom.ops.registration.bundle_step import DEGREES
 from skyloom.ops.registration.pairs import LEAST_MATCHES, Edge, verify
 from skyloom.ops.registration.placing import Place, common_scale, place_island
 from skyloom.ops.registration.quads import MOST_QUERIES, find_meetings, make_patterns
