@@ -170,16 +170,15 @@ class Run:
                             outputs += self._draw_links(planned.step, steps)
                         steps[node.name] = planned.step
                         continue
+                    _tidy()
                     report, made = self._run_node(planned, steps)
                     reports.append(report)
                     outputs.extend(made)
                     planned_memory = max(planned_memory, planned.plan.memory)
                     step = self._stored(planned.step)
                 steps[node.name] = step
-                # What a node leaves unused must not add to the next one's peak; graphs are full of cycles.
                 del planned
-                gc.collect()
-                release_memory()
+                _tidy()
                 self._check_stop()
         except SkyloomError as problem:
             self.log("stopped", reason=str(problem))
@@ -380,6 +379,12 @@ class Run:
         note = f"done in {format_seconds(seconds)}" + (f", {rate:.1f} Mpx·frames/s" if total > 1 else "")
         self.reporter.node_ends(name, seconds=seconds, note=note)
         return len(done)
+
+
+def _tidy() -> None:
+    """Let go what planning or a node left unused: graphs are full of cycles, and add to the next node's peak."""
+    gc.collect()
+    release_memory()
 
 
 def _verified(

@@ -18,6 +18,7 @@ from skyloom.ops.formats.fits_stream import Stream, codec_of
 from skyloom.ops.formats.fits_tiling import tiling
 from skyloom.ops.formats.fits_units import Unit, axes, bitpix, check_simple, number, units
 from skyloom.ops.formats.frame_file import FrameFile, UnusableFile
+from skyloom.ops.formats.plain_pixels import SAMPLE_BYTES, content_id, sample_offsets
 
 __all__ = [
     "BLOCK",
@@ -30,13 +31,10 @@ __all__ = [
     "examine",
     "matches",
     "physical",
-    "sample_offsets",
 ]
 
 SUFFIXES = (".fit", ".fits", ".fts", ".fz", ".gz", ".bz2", ".z")
 """Ends of the names of FITS files (lower case)."""
-SAMPLES = 16
-SAMPLE_BYTES = 16 * 1024
 DEFLATE_RATIO = 1032
 """Bytes a byte of gzip can stand for at most."""
 
@@ -298,14 +296,7 @@ def _header_digest(headers: Sequence[bytes], band: str) -> str:
 def _content(facts: _Facts, headers: Sequence[bytes], source: FitsSource, unit: Unit, band: str) -> str:
     """Content id; of a compressed file the samples are of the compressed bytes."""
     first, count = (0, facts.size) if facts.codec else (source.offset, source.stored)
-    digest = hashlib.blake2b(f"{facts.size}:".encode(), digest_size=8)
-    for header in headers:
-        digest.update(header)
-    digest.update(band.encode())
-    with Path(facts.path).open("rb") as file:
-        for start in sample_offsets(count):
-            digest.update(os.pread(file.fileno(), min(SAMPLE_BYTES, count - start), first + start))
-    return digest.hexdigest()
+    return content_id(facts.path, facts.size, b"".join([*headers, band.encode()]), first, count)
 
 
 def _plain_digest(source: FitsSource, header_digest: str) -> str:
@@ -317,10 +308,3 @@ def _plain_digest(source: FitsSource, header_digest: str) -> str:
     except OSError as failure:
         raise UnusableFile(source.path, f"cannot be read: {failure.strerror or failure}") from failure
     return digest.hexdigest()
-
-
-def sample_offsets(count: int) -> list[int]:
-    """Offsets of up to 16 evenly spread blocks of 16 KiB in `count` bytes."""
-    if count <= SAMPLES * SAMPLE_BYTES:
-        return list(range(0, count, SAMPLE_BYTES))
-    return [i * (count - SAMPLE_BYTES) // (SAMPLES - 1) for i in range(SAMPLES)]

@@ -22,12 +22,9 @@ from skyloom.ops.errors import DataError
 from skyloom.ops.formats.fits_stream import Stream
 from skyloom.ops.formats.fits_tiling import Column, Tiling
 from skyloom.ops.formats.frame_file import UnusableFile
+from skyloom.ops.formats.plain_pixels import check_unchanged, read_into, read_window
 from skyloom.ops.frames import decoded, register_source
 
-IO_BUFFERS = 1024
-"""Buffers one vectored read may fill (IOV_MAX of Linux and macOS)."""
-IO_BYTES = 2**26
-"""Bytes one vectored read may span."""
 SUM_BYTES = 2**22
 """Bytes added up at a time."""
 
@@ -79,76 +76,35 @@ class FitsSource:
         The data of a tile-compressed image are compared with their sum (DATASUM) when the process reads the first
         window of the file: a damaged Rice stream decodes to other pixels without a sign.
         """
-        self._check_unchanged()
+        check_unchanged(self.path, self.size, self.mtime_ns)
         owned = True
         try:
             if not self.windowed:
                 plane = 0 if self.tiling is None else self.tiling.plane
                 key = (self.path, self.size, self.mtime_ns, self.offset, plane)
                 raw, owned = decoded(key, self._decode)[rows, columns], False
-            elif self.tiling is not None:
-                height, width = self.shape
-                raw = self._read_tiles(slice(*rows.indices(height)), slice(*columns.indices(width)))
             else:
-                raw = self._read_window(rows, columns)
+                (top, bottom, _), (left, right, _) = rows.indices(self.shape[0]), columns.indices(self.shape[1])
+                if self.tiling is not None:
+                    raw = self._read_tiles(slice(top, bottom), slice(left, right))
+                else:
+                    raw = read_window(
+                        self.path,
+                        self._dtype,
+                        offset=self.offset,
+                        pitch=self.shape[1],
+                        rows=(top, bottom),
+                        columns=(left, right),
+                    )
             return physical(raw, bzero=self.bzero, bscale=self.bscale, blank=self.blank, owned=owned)
         except DataError:
             raise
         except (OSError, ValueError) as failure:
             raise UnusableFile(self.path, f"cannot be read: {failure}") from failure
 
-    def _read_window(self, rows: slice, columns: slice) -> NDArray[Any]:
-        """Stored numbers of a window.
-
-        Vectored reads, not a memory map: a map of a file that shrinks, or of a disk that fails, ends the process
-        with a bus error, and costs as much (1024 x 1024 pixels: 3.0 ms mapped, 3.6 ms so).
-        """
-        item, width = self._dtype.itemsize, self.shape[1]
-        (top, bottom, _), (left, right, _) = rows.indices(self.shape[0]), columns.indices(width)
-        raw = np.empty((max(bottom - top, 0), max(right - left, 0)), self._dtype)
-        count, row = raw.shape[0], raw.shape[1] * item
-        if not raw.size:
-            return raw
-        # One call reads a stretch of the file: the window's part of each row goes to its place, what lies between
-        # into a buffer that nobody looks at (it stays in the processor's cache).
-        places, between = raw.reshape(-1).view(np.uint8).data, memoryview(bytearray(width * item - row))
-        first = self.offset + (top * width + left) * item
-        step = max(1, min(IO_BUFFERS // 2, IO_BYTES // (width * item)))
-        with Path(self.path).open("rb", buffering=0) as file:
-            for y in range(0, count, step):
-                end = min(y + step, count)
-                buffers = [part for k in range(y, end) for part in (places[k * row : (k + 1) * row], between)]
-                expected = (end - y) * width * item - len(between)
-                if os.preadv(file.fileno(), buffers[:-1], first + y * width * item) != expected:
-                    # The end of the file, or a network file system that answers in parts.
-                    for k in range(y, end):
-                        self._read_all(file.fileno(), places[k * row : (k + 1) * row], first + k * width * item)
-        return raw
-
-    def _read_all(self, descriptor: int, place: memoryview, offset: int) -> None:
-        done = 0
-        while done < len(place):
-            part = os.preadv(descriptor, [place[done:]], offset + done)
-            if part == 0:
-                raise UnusableFile(self.path, f"truncated while it was read (at byte {offset + done}); run again")
-            done += part
-
     @property
     def _dtype(self) -> np.dtype[Any]:
         return np.dtype({8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}[self.bitpix])
-
-    def _check_unchanged(self) -> None:
-        try:
-            now = Path(self.path).stat()
-        except OSError as failure:
-            raise UnusableFile(self.path, f"cannot be read: {failure.strerror or failure}") from failure
-        if now.st_size != self.size:
-            raise UnusableFile(
-                self.path,
-                f"changed since it was ingested ({self.size} bytes then, {now.st_size} now); run again",
-            )
-        if now.st_mtime_ns != self.mtime_ns:
-            raise UnusableFile(self.path, "changed since it was ingested (it was written again); run again")
 
     def _read_tiles(self, rows: slice, columns: slice) -> NDArray[Any]:
         """Stored numbers of a window of a tile-compressed image."""
@@ -158,7 +114,7 @@ class FitsSource:
 
             def read(offset: int, count: int) -> memoryview:
                 place = memoryview(bytearray(count))
-                self._read_all(descriptor, place, self.offset + offset)
+                read_into(self.path, descriptor, place, self.offset + offset)
                 return place
 
             key = (self.path, self.size, self.mtime_ns, self.offset)

@@ -88,7 +88,7 @@ def read_bytes(path: str, offset: int, count: int) -> bytes:
         if offset + count > os.fstat(file.fileno()).st_size:
             raise UnusableFile(path, f"truncated while it was read (at byte {offset + count}); run again")
         data = bytearray(count)
-        _fill(path, file.fileno(), memoryview(data), offset)
+        read_into(path, file.fileno(), memoryview(data), offset)
     return bytes(data)
 
 
@@ -129,7 +129,7 @@ def read_window(
     places = raw.reshape(-1).view(np.uint8).data
     with Path(path).open("rb", buffering=0) as file:
         if row == stride:
-            _fill(path, file.fileno(), places, first)
+            read_into(path, file.fileno(), places, first)
             return raw
         # What lies between the window's parts of two rows goes into a buffer that nobody looks at.
         between = memoryview(bytearray(stride - row))
@@ -141,11 +141,67 @@ def read_window(
             if os.preadv(file.fileno(), buffers[:-1], first + y * stride) != expected:
                 # The end of the file, or a network file system that answers in parts.
                 for k in range(y, end):
-                    _fill(path, file.fileno(), places[k * row : (k + 1) * row], first + k * stride)
+                    read_into(path, file.fileno(), places[k * row : (k + 1) * row], first + k * stride)
     return raw
 
 
-def _fill(path: str, descriptor: int, place: memoryview, offset: int) -> None:
+def read_channel(
+    path: str,
+    dtype: np.dtype[Any],
+    *,
+    offset: int,
+    shape: tuple[int, int],
+    channel: int,
+    channels: int,
+    interleaved: bool,
+    window: tuple[slice, slice],
+) -> NDArray[Any]:
+    """Stored numbers of a window of one channel of a colour image.
+
+    Parameters
+    ----------
+    path
+        File.
+    dtype
+        Type of the numbers, with their byte order.
+    offset
+        First byte of the image.
+    shape
+        Rows and columns of the image.
+    channel, channels
+        Which one, of how many.
+    interleaved
+        True: all channels of a pixel lie together; False: one channel after the other.
+    window
+        Rows and columns.
+
+    Returns
+    -------
+    numpy.ndarray
+        (rows, columns) of `dtype`.
+    """
+    (top, bottom, _), (left, right, _) = (part.indices(n) for part, n in zip(window, shape, strict=True))
+    together = channels if interleaved else 1
+    plane = 0 if interleaved else channel * shape[0] * shape[1] * dtype.itemsize
+    raw = read_window(
+        path,
+        dtype,
+        offset=offset + plane,
+        pitch=shape[1] * together,
+        rows=(top, bottom),
+        columns=(left * together, max(right, left) * together),
+    )
+    return raw[:, channel::together] if interleaved else raw
+
+
+def read_into(path: str, descriptor: int, place: memoryview, offset: int) -> None:
+    """Fill `place` with the bytes from `offset` on.
+
+    Raises
+    ------
+    UnusableFile
+        If the file ends before.
+    """
     done = 0
     while done < len(place):
         part = os.preadv(descriptor, [place[done : done + 2**30]], offset + done)

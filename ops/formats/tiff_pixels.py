@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from skyloom.ops.errors import DataError
 from skyloom.ops.formats.fits_pixels import physical
 from skyloom.ops.formats.frame_file import UnusableFile
-from skyloom.ops.formats.plain_pixels import check_unchanged, read_bytes, read_window
+from skyloom.ops.formats.plain_pixels import check_unchanged, read_bytes, read_channel
 from skyloom.ops.frames import decoded, register_source
 
 if TYPE_CHECKING:
@@ -71,7 +71,16 @@ class TiffSource:
         check_unchanged(self.path, self.size, self.mtime_ns)
         try:
             if self.windowed:
-                raw = self._read_window(rows, columns)
+                raw = read_channel(
+                    self.path,
+                    np.dtype(self.dtype),
+                    offset=self.offset,
+                    shape=self.shape,
+                    channel=self.channel,
+                    channels=self.channels,
+                    interleaved=self.interleaved,
+                    window=(rows, columns),
+                )
             else:
                 key = (self.path, self.size, self.mtime_ns, "tiff")
                 raw = decoded(key, self._decode)[self.channel, rows, columns]
@@ -80,21 +89,6 @@ class TiffSource:
             raise
         except (OSError, ValueError) as failure:
             raise UnusableFile(self.path, f"cannot be read: {failure}") from failure
-
-    def _read_window(self, rows: slice, columns: slice) -> NDArray[Any]:
-        (top, bottom, _), (left, right, _) = rows.indices(self.shape[0]), columns.indices(self.shape[1])
-        dtype = np.dtype(self.dtype)
-        together = self.channels if self.interleaved else 1
-        plane = 0 if self.interleaved else self.channel * math.prod(self.shape) * dtype.itemsize
-        raw = read_window(
-            self.path,
-            dtype,
-            offset=self.offset + plane,
-            pitch=self.shape[1] * together,
-            rows=(top, bottom),
-            columns=(left * together, max(right, left) * together),
-        )
-        return raw[:, self.channel :: together] if self.interleaved else raw
 
     def _decode(self) -> NDArray[Any]:
         """All channels (channel, row, column) as stored numbers."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from functools import cache
 
+import astroscrappy
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -123,7 +124,6 @@ def test_filters_equal_naive_twins() -> None:
 
 
 def test_agrees_with_astroscrappy() -> None:
-    astroscrappy = pytest.importorskip("astroscrappy")
     _, charge, seen = scene(3.0)
     image = (seen + charge).astype(np.float32)
     theirs, _ = astroscrappy.detect_cosmics(

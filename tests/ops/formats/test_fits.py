@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from skyloom.ops.formats.fits import BLOCK, examine, matches, sample_offsets
+from skyloom.ops.formats.fits import BLOCK, examine, matches
 from skyloom.ops.formats.frame_file import FrameFile, UnusableFile
+from skyloom.ops.formats.plain_pixels import sample_offsets
 
 Write = Callable[..., Path]
 Stored = Callable[..., NDArray[Any]]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from skyloom.ops.errors import DataError
+from skyloom.ops.formats import fits_pixels
 from skyloom.ops.formats.fits import FitsSource, examine, physical
 from skyloom.ops.formats.frame_file import FrameFile
 
@@ -196,7 +197,7 @@ def test_a_file_cut_while_it_is_read(
 ) -> None:
     path = plain_file(tmp_path / "a.fits", stored(">i2"))
     source = source_of(path)
-    monkeypatch.setattr(type(source), "_check_unchanged", lambda self: os.truncate(path, source.offset + 100))
+    monkeypatch.setattr(fits_pixels, "check_unchanged", lambda *state: os.truncate(path, source.offset + 100))
     with pytest.raises(DataError, match=rf"truncated while it was read \(at byte {source.offset + 100}\)"):
         source.read(slice(0, 9), slice(0, SHAPE[1]))
 
@@ -207,7 +208,7 @@ def test_windows_of_many_rows(
     data = stored(">i2", (2000, 9))
     source = source_of(plain_file(tmp_path / "a.fits", data))
     for span in (2**26, 100):
-        monkeypatch.setattr("skyloom.ops.formats.fits_pixels.IO_BYTES", span)
+        monkeypatch.setattr("skyloom.ops.formats.plain_pixels.IO_BYTES", span)
         np.testing.assert_array_equal(source.read(slice(1, 1999), slice(2, 7)), data[1:1999, 2:7])
         np.testing.assert_array_equal(source.read(slice(0, 2000), slice(0, 9)), data)
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from skyloom.ops.formats import fits_pixels
+from skyloom.ops.formats import fits_pixels, plain_pixels
 from skyloom.ops.formats.fits import FitsSource, examine
 from skyloom.ops.formats.fits_kernels import RANDOM, RANDOM_COUNT
 from skyloom.ops.formats.fits_tiling import Tiling
@@ -123,13 +123,13 @@ def test_only_the_bytes_of_those_tiles_are_read(tmp_path: Path, monkeypatch: pyt
     path = write(tmp_path / "a.fits", sky("i4", (2048, 2048)), "RICE_1", tile_shape=(128, 128))
     source = source_of(path)
     read: list[int] = []
-    read_all = FitsSource._read_all
+    read_into = plain_pixels.read_into
 
-    def counted(self: FitsSource, descriptor: int, place: memoryview, offset: int) -> None:
+    def counted(path: str, descriptor: int, place: memoryview, offset: int) -> None:
         read.append(len(place))
-        read_all(self, descriptor, place, offset)
+        read_into(path, descriptor, place, offset)
 
-    monkeypatch.setattr(FitsSource, "_read_all", counted)
+    monkeypatch.setattr(fits_pixels, "read_into", counted)
     source.read(slice(128, 384), slice(256, 512))
     assert sum(read) < plan_of(source).stored / 25
     assert len(read) == 3  # the table, and two rows of tiles
