@@ -36,6 +36,7 @@ SPARSE_LIMIT = 2e7
 A mosaic of many panels has long waves, for which conjugate gradients alone would need thousands of steps. Where
 more frames overlap than that there are none.
 """
+_PAIRS = 1e9  # pairs of sightings of one star that are looked at
 _FULL = 2e7  # entries of a sparse product that is formed dense
 
 
@@ -186,7 +187,7 @@ def gauss_newton(
         matrix += prior.apply(np.eye(len(x)))
         factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
         return np.asarray(scipy.linalg.cho_solve(factor, right, check_finite=False))
-    if _entries(objects, slopes) <= SPARSE_LIMIT:
+    if _entries(objects, count, slopes, len(prior.camera)) <= SPARSE_LIMIT:
         near = csc_array(scaled.T @ scaled - seen.T @ seen + prior.sparse())
     else:
         near = csc_array(_diagonal(slopes, objects, weight, total, len(prior.camera)) + prior.sparse())
@@ -221,11 +222,15 @@ def _square(seen: csr_array) -> Floats:
     return np.asarray((seen.T @ seen).toarray())
 
 
-def _entries(objects: Indices, slopes: csr_array) -> float:
-    """Work of the sparse product, which bounds the entries of the normal matrix from above."""
-    width = slopes.nnz / max(slopes.shape[0], 1)
+def _entries(objects: Indices, count: int, slopes: csr_array, frames: int) -> float:
+    """Entries of the normal matrix: the pairs of frames that share a star, and the rows of the cameras."""
     depth = np.bincount(objects).astype(np.float64)
-    return float(min(2 * (depth**2).sum() * width, 1.0 * slopes.shape[1] ** 2))
+    if (depth**2).sum() > _PAIRS:
+        return np.inf
+    # Every row begins with the six unknowns of its frame.
+    frame = slopes.indices[slopes.indptr[:-1:2]] // 6
+    seen = csr_array(coo_array((np.ones(len(objects), np.int32), (objects, frame)), shape=(count, frames)))
+    return float(36 * (seen.T @ seen).nnz + 2 * (slopes.shape[1] - 6 * frames) * slopes.shape[1])
 
 
 def _diagonal(slopes: csr_array, objects: Indices, weight: Floats, total: Floats, frames: int) -> csr_array:
