@@ -26,6 +26,7 @@ CODE_TOLERANCE = 0.012
 MOST_QUERIES = 200_000
 """Patterns looked up at most: more frames are asked with fewer patterns each, and memory stays bounded."""
 _BLOCK = 20_000
+_SAME_TURN, _SAME_PLACE = 3e-3, 3.0  # scale or radians, px
 LEAST_SPAN = 12.0
 """Shortest pattern (px): below, errors of positions blur the code."""
 _TRIPLES = np.array(list(combinations(range(NEIGHBOURS), 3)), dtype=np.intp)
@@ -43,6 +44,8 @@ class Patterns:
     """(patterns, 2) pixel position of the first star of the pair that spans it."""
     second: Floats
     """(patterns, 2) of the other."""
+    mirrored: bool = False
+    """Of pictures flipped left to right."""
 
 
 @njit(nogil=True, cache=True, fastmath=False)
@@ -146,7 +149,7 @@ def make_patterns(stars: dict[int, Floats], *, mirrored: bool = False) -> Patter
     if not frames:
         return Patterns(np.empty(0, np.int32), np.empty((0, 4)), np.empty((0, 2)), np.empty((0, 2)))
     every = np.concatenate(ends)
-    return Patterns(np.concatenate(frames), np.concatenate(codes), every[:, :2], every[:, 2:])
+    return Patterns(np.concatenate(frames), np.concatenate(codes), every[:, :2], every[:, 2:], mirrored)
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,7 @@ def find_meetings(
     patterns
         Of all frames.
     other
-        Patterns to look up in them (themselves); mirrored ones find frames that are mirror images.
+        Patterns to look up in them (themselves): of some frames, or mirrored ones to find mirror images.
     neighbours
         Nearest codes looked at for each: deep stacks hold every pattern many times, and a frame needs a few
         partners only, so the work grows with the frames and not with their pairs.
@@ -187,10 +190,10 @@ def find_meetings(
     Returns
     -------
     list of Meeting
-        Most votes first; a pair once.
+        Most votes first; a pair once, or twice where it is found without a move.
     """
-    mirror = other is not None and other is not patterns
     other = other or patterns
+    mirror = other.mirrored
     if len(patterns.frame) < 2 or not len(other.frame):
         return []
     tree = cKDTree(patterns.code)
@@ -208,10 +211,19 @@ def find_meetings(
     for start, stop in zip(np.r_[0, change], np.r_[change, len(low)], strict=True):
         if stop - start < least:
             continue
-        alike = _agree(turn[start:stop], shift[start:stop])
-        if int(alike.sum()) >= least:
-            t, s = _mean_similarity(turn[start:stop][alike], shift[start:stop][alike], places[start:stop][alike])
+        rows = np.arange(start, stop)
+        for _ in range(2):
+            alike = _agree(turn[rows], shift[rows])
+            if int(alike.sum()) < least:
+                break
+            t, s = _mean_similarity(turn[rows][alike], shift[rows][alike], places[rows][alike])
             found.append(Meeting(int(low[start]), int(high[start]), int(alike.sum()), _matrix(t, s, mirror)))
+            if mirror or not (abs(t - 1.0) < _SAME_TURN and abs(s) < _SAME_PLACE):
+                break
+            # Frames that seem to show the same pixels: hot pixels do, whatever the stars say.
+            rows = rows[~alike]
+            if len(rows) < least:
+                break
     return sorted(found, key=lambda m: (-m.votes, m.a, m.b))
 
 
