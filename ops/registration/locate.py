@@ -38,6 +38,7 @@ PARTNERS = 8
 """Frames a frame is compared with at least, where it meets so many."""
 POSITION_FLOOR = 0.05
 """Error (px) of the position of the brightest star."""
+_DARKER, _BRIGHTER = 0.7, 1.5  # noise and sky of a frame without stars, beside those of others
 RELINK = 3.0
 """Distance (px) at which stars are the same once the frames are placed."""
 
@@ -70,6 +71,7 @@ def solve_locations(
     stars: Floats,
     status: Floats,
     *,
+    light: Floats | None = None,
     trust: Trust = "verified",
     tolerance: float = 3.0,
     min_matches: int = LEAST_MATCHES,
@@ -85,6 +87,8 @@ def solve_locations(
         (frame, star, quantity) of a measurement.
     status
         (frame,) of a measurement.
+    light
+        (frame, 2) background and noise of a measurement, for the reasons of frames without stars.
     trust, tolerance, min_matches, distortion
         As in `locate`.
     """
@@ -148,7 +152,12 @@ def solve_locations(
             keep = trust == "verified" and out.off[f] <= tolerance
             out.wcs[f] = hints[f].wcs if keep else place_wcs(places[f], half[f], bend)
             out.origin[f] = "header" if keep else "stars"
-    _without_stars(out, hints, lists, status, trust, min_matches)
+        if label > 0:
+            out.notes.append(
+                f"{len(frames)} frames ({names[frames[0]]}, …) share no stars with the largest group: they lie "
+                "where their headers say"
+            )
+    _without_stars(out, hints, lists, status, light, trust, min_matches)
     return out
 
 
@@ -370,10 +379,13 @@ def _without_stars(
     hints: list[Hint],
     lists: Mapping[int, Floats],
     status: Floats,
+    light: Floats | None,
     trust: Trust,
     least: int,
 ) -> None:
     """Frames that stars connect with no other: on their header's WCS, or left out."""
+    placed = [f for f, text in enumerate(out.wcs) if text]
+    usual = np.nanmedian(light[placed], axis=0) if light is not None and placed else None
     for f, hint in enumerate(hints):
         if out.wcs[f] or out.reason[f]:
             continue
@@ -385,8 +397,23 @@ def _without_stars(
             out.wcs[f], out.origin[f] = hint.wcs, "header"
         else:
             seen = len(lists.get(f, ()))
-            why = f"its {seen} stars match no other frame" if seen >= least else f"only {seen} stars"
+            if seen >= least:
+                why = f"its {seen} stars match no other frame"
+            else:
+                why = (f"only {seen} stars" if seen else "no stars") + _perhaps(f, light, usual)
             out.reason[f] = f"{why}, and no header says where it looks"
+
+
+def _perhaps(frame: int, light: Floats | None, usual: Floats | None) -> str:
+    """What may be wrong with a frame without stars, by its background and noise beside those of the others."""
+    if light is None or usual is None or not np.isfinite([*light[frame], *usual]).all():
+        return ""
+    background, noise = light[frame]
+    if noise < _DARKER * usual[1]:
+        return f" (noise {noise:.3g} where others have {usual[1]:.3g}: did any light come in?)"
+    if background > _BRIGHTER * usual[0] > 0:
+        return f" (sky {background:.4g} where others have {usual[0]:.4g}: clouds?)"
+    return " (clouded, trailed or out of focus?)"
 
 
 @one_blas_thread
@@ -394,7 +421,8 @@ def _task(
     stars: Floats, summary: Floats, table: dict[str, NDArray[Any]], options: dict[str, Any]
 ) -> dict[str, NDArray[Any]]:
     session = xr.Dataset({name: ("frame", values) for name, values in table.items()})
-    found = solve_locations(session, np.asarray(stars), np.asarray(summary)[:, -1], **options)
+    numbers = np.asarray(summary)
+    found = solve_locations(session, np.asarray(stars), numbers[:, -1], light=numbers[:, :2], **options)
     return {
         "wcs": np.array(found.wcs, dtype=f"<U{WCS_WIDTH}"),
         "reason": np.array([r[:200] for r in found.reason], dtype="<U200"),
