@@ -23,7 +23,7 @@ from skyloom.ops.registration.bundle_step import DEGREES
 from skyloom.ops.registration.fixed import acquitted, moved_frames, same_sky, stays, suspects
 from skyloom.ops.registration.pairs import LEAST_MATCHES, Edge, verify
 from skyloom.ops.registration.placing import Place, common_scale, place_island
-from skyloom.ops.registration.quads import MOST_QUERIES, Meeting, find_meetings, make_patterns
+from skyloom.ops.registration.quads import MOST_QUERIES, Meeting, border_groups, find_meetings, make_patterns
 from skyloom.ops.registration.relink import relink
 from skyloom.ops.registration.stars import BLENDED, NEAR_EDGE
 from skyloom.ops.registry import Cost, Param, register
@@ -38,6 +38,7 @@ PARTNERS = 8
 """Frames a frame is compared with at least, where it meets so many."""
 POSITION_FLOOR = 0.05
 """Error (px) of the position of the brightest star."""
+_LOOKS = 3  # at what islands there are; each makes the lenses better known
 _DARKER, _BRIGHTER = 0.7, 1.5  # noise and sky of a frame without stars, beside those of others
 RELINK = 3.0
 """Distance (px) at which stars are the same once the frames are placed."""
@@ -119,14 +120,16 @@ def solve_locations(
         return _solve_island(frames, mine, lists, sigma, hints, half, middles, camera, distortion)
 
     first = solution(0) if island.max(initial=-1) >= 0 else None
-    if first is not None and distortion and any(island[f] != 0 for f in lists):
-        more = _second_look(
-            lists, camera, island, _straightened(lists, camera, half, middles, first[1]), min_matches
-        )
-        if more:
-            edges += more
-            island[:] = _islands(edges, count)
-            first = solution(0)
+    for _ in range(_LOOKS):
+        if first is None or all(island[f] == 0 for f in lists):
+            break
+        straight = _straightened(lists, camera, half, middles, first[1])
+        more = _second_look(straight, shapes, camera, island, min_matches)
+        if not more:
+            break
+        edges += more
+        island[:] = _islands(edges, count)
+        first = solution(0)
     for label in range(int(island.max(initial=-1)) + 1):
         frames = np.flatnonzero(island == label).tolist()
         places, bundle, sightings = first if label == 0 and first is not None else solution(label)
@@ -250,21 +253,22 @@ def _straightened(
 
 
 def _second_look(
-    lists: Mapping[int, Floats],
+    straight: dict[int, Floats],
+    shapes: list[tuple[int, int]],
     camera: Mapping[int, int],
     island: NDArray[np.int64],
-    straight: Mapping[int, Floats],
     least: int,
 ) -> list[Edge]:
-    """Verified pairs of frames of different islands, now that the lenses are known.
+    """Verified pairs of frames of different islands, by the stars along their sides, with the lenses known.
 
     A lens bends a narrow overlap by more than the distance at which stars are one, and a map through ten stars
     cannot follow it.
     """
-    bright = {f: points[:PATTERN_STARS] for f, points in straight.items()}
-    apart = make_patterns({f: points for f, points in bright.items() if island[f] != 0})
+    groups = {f: border_groups(points, shapes[f]) for f, points in straight.items()}
+    patterns = make_patterns(straight, groups=groups)
+    apart = make_patterns({f: points for f, points in straight.items() if island[f] != 0}, groups=groups)
     edges = []
-    for (a, b), candidates in _by_pair(find_meetings(make_patterns(bright), apart)).items():
+    for (a, b), candidates in _by_pair(find_meetings(patterns, apart)).items():
         if island[a] != island[b] or island[a] < 0:
             edge = _verified(candidates, straight, camera, least)
             if edge is not None:
@@ -287,7 +291,7 @@ def _verified(
 
     Hot pixels stay whatever the stars do; where the stars stay, too, there is no other candidate.
     """
-    for meeting in reversed(candidates):
+    for meeting in sorted(candidates, key=lambda m: m.still):
         a, b = lists[meeting.a], lists[meeting.b]
         alike = camera[meeting.a] == camera[meeting.b]
         edge = verify(meeting, a, b, least=least, same_scale=alike)
@@ -451,7 +455,7 @@ def locate_cost(session: xr.Dataset, measurement: xr.Dataset, **parameters: Any)
     return Cost(
         work=np.array(n * 3e-2),
         read=np.array(table),
-        memory=np.array(2 * table + n * (SOLVE_STARS * 900.0 + _PATTERNS * 240.0) + pairs * 90.0 + 60e6),
+        memory=np.array(2 * table + n * (SOLVE_STARS * 900.0 + _PATTERNS * 320.0) + pairs * 90.0 + 60e6),
         rate=1.0,
     )
 

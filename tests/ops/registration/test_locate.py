@@ -169,7 +169,9 @@ def test_frames_without_stars_are_told_apart(panels: Callable[..., Any]) -> None
 
 
 def test_narrow_overlaps_are_looked_at_again_when_the_lens_is_known(panels: Callable[..., Any]) -> None:
-    sky = panels(rows=2, columns=3, depth=2, shape=(1000, 1000), overlap=0.1, density=130.0, bend=(14.0,), seed=5)
+    sky = panels(
+        rows=2, columns=2, depth=2, shape=(1000, 1000), overlap=0.06, density=300.0, bend=(6.0,), limit=400
+    )
     found = solve_locations(*tables(sky))
-    assert found.reason == [""] * 12
-    assert sky.error(look(found)).max() < 1.0
+    assert found.reason == [""] * 8
+    assert sky.error(look(found)).max() < 0.5
