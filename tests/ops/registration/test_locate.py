@@ -168,10 +168,20 @@ def test_frames_without_stars_are_told_apart(panels: Callable[..., Any]) -> None
     ]
 
 
-def test_narrow_overlaps_are_looked_at_again_when_the_lens_is_known(panels: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("seed", [1, 2])
+def test_narrow_overlaps_are_looked_at_again_when_the_lens_is_known(panels: Callable[..., Any], seed: int) -> None:
+    # Ten to sixteen common stars in 70 px, half of them displaced by more than two frames can agree on.
     sky = panels(
-        rows=2, columns=2, depth=2, shape=(1000, 1000), overlap=0.06, density=300.0, bend=(6.0,), limit=400
+        rows=2,
+        columns=2,
+        depth=2,
+        shape=(1000, 1000),
+        overlap=0.07,
+        density=300.0,
+        bend=(6.0,),
+        limit=400,
+        seed=seed,
     )
     found = solve_locations(*tables(sky))
-    assert found.reason == [""] * 8
+    assert (found.island == 0).all()
     assert sky.error(look(found)).max() < 0.5
