@@ -25,7 +25,7 @@ def benchmark() -> ModuleType:
 
 
 def sky(count: int) -> np.ndarray:
-    v = np.random.default_rng(1).normal(0, 0.01, (count, 3)) + (0.6, 0.0, 0.8)
+    v = np.random.default_rng(1).normal(0, 0.01, (count, 3)) + np.array([0.6, 0.0, 0.8])
     return np.asarray(v / np.linalg.norm(v, axis=1, keepdims=True))
 
 
