@@ -460,7 +460,7 @@ def locate_cost(session: xr.Dataset, measurement: xr.Dataset, **parameters: Any)
     )
 
 
-@register(version=1, cost=locate_cost)
+@register(version=2, cost=locate_cost)
 def locate(
     session: xr.Dataset,
     measurement: xr.Dataset,
