@@ -160,6 +160,23 @@ def _add_simulation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--raw", action="store_true", help="raw frames with bias, dark and flat frames beside them"
     )
+    hard = parser.add_argument_group("frames that are hard to place")
+    hard.add_argument("--no-wcs", action="store_true", help="headers do not say where the frames look")
+    hard.add_argument("--flip", action="store_true", help="half of each panel's frames upside down")
+    hard.add_argument("--turn", type=float, metavar="DEGREES", help="rms of the camera's rotation (0.2)")
+    hard.add_argument("--dither", type=float, metavar="PX", help="rms of the pointing (10)")
+    hard.add_argument("--barrel", type=float, default=0.0, metavar="PX", help="distortion at the corner (none)")
+    hard.add_argument(
+        "--second-camera",
+        type=float,
+        metavar="SCALE",
+        help="another camera, with this times the pixel scale, takes every other frame of a panel",
+    )
+    hard.add_argument("--stars", type=int, help="stars that can be found in a frame, about")
+    hard.add_argument("--hot", type=float, default=0.0, metavar="FRACTION", help="hot pixels (none)")
+    hard.add_argument(
+        "--bad", type=int, default=0, metavar="N", help="useless frames more: clouded, trailed, capped, elsewhere"
+    )
     raw = parser.add_argument_group("raw frames")
     raw.add_argument("--faults", action="store_true", help="plant faults: a missing flat, a wrong dark, …")
     raw.add_argument("--layout", default="plain", help="files: plain, shuffled, scattered, typed (%(default)s)")
@@ -349,7 +366,7 @@ def _export(options: argparse.Namespace) -> int:
 
 def _simulate(options: argparse.Namespace) -> int:
     from skyloom.workflows.progress import reporter
-    from skyloom.workflows.simulate import raw_options, session_from_options, simulate_and_report
+    from skyloom.workflows.simulate import placing_options, raw_options, session_from_options, simulate_and_report
 
     session = session_from_options(
         panels=options.panels,
@@ -370,6 +387,18 @@ def _simulate(options: argparse.Namespace) -> int:
         overscan=options.overscan,
         pedestal=options.pedestal,
         rigs=options.rigs,
+    )
+    session = placing_options(
+        session,
+        solved=not options.no_wcs,
+        flip=options.flip,
+        turn=options.turn,
+        dither=options.dither,
+        barrel=options.barrel,
+        second_scale=options.second_camera,
+        stars=options.stars,
+        hot=options.hot,
+        bad=options.bad,
     )
     shown = reporter()
     try:

@@ -18,7 +18,7 @@ from skyloom.ops.errors import ConfigError
 from skyloom.ops.simulation import truth
 from skyloom.ops.simulation.camera import Camera
 from skyloom.ops.simulation.faults import FAULTS, planted
-from skyloom.ops.simulation.presets import acceptance_session, raw_conditions, second_rig
+from skyloom.ops.simulation.presets import acceptance_session, like_rig, raw_conditions, second_rig
 from skyloom.ops.simulation.session import SimulatedSession
 from skyloom.ops.simulation.sky import SkyModel
 from skyloom.workflows.machine import count, format_seconds
@@ -26,6 +26,8 @@ from skyloom.workflows.progress import Advance, Reporter
 from skyloom.workflows.store import disk_errors
 
 TRUTH = "truth.json"
+_FOUND = 1000.0
+"""Flux (DN) of a star that stands out of the noise of a frame."""
 
 
 def simulate_session(
@@ -255,4 +257,66 @@ def raw_options(
         changed = replace(changed, rigs=(second_rig(changed),))
     if changed != session and not session.raw:
         raise ConfigError("faults, layouts, dialects, flat-darks, overscan, pedestal and rigs need --raw")
+    return changed
+
+
+def placing_options(
+    session: SimulatedSession,
+    *,
+    solved: bool = True,
+    flip: bool = False,
+    turn: float | None = None,
+    dither: float | None = None,
+    barrel: float = 0.0,
+    second_scale: float | None = None,
+    stars: int | None = None,
+    hot: float = 0.0,
+    bad: int = 0,
+) -> SimulatedSession:
+    """Return a session with what makes its frames hard to place.
+
+    Parameters
+    ----------
+    session
+        As `session_from_options` makes it.
+    solved
+        Headers hold a WCS and the place of the object.
+    flip
+        Turn the camera by 180° in the second half of each panel's frames.
+    turn, dither
+        Rms of the camera's rotation (degrees) and of the pointing (px) from frame to frame.
+    barrel
+        Distortion at the corner (px).
+    second_scale
+        A second camera with this times the pixel scale takes every other frame of a panel.
+    stars
+        Stars in a frame that stand out of the noise, about.
+    hot
+        Fraction of hot pixels.
+    bad
+        Useless frames more.
+
+    Raises
+    ------
+    ConfigError
+        For values that mean nothing.
+    """
+    if bad < 0 or (stars is not None and stars < 0) or not 0 <= hot < 1:
+        raise ConfigError(f"--bad {bad}, --stars {stars}, --hot {hot:g}: not below 0, and --hot below 1")
+    changed = replace(session, solved=solved, flip=session.flip or flip, barrel=barrel, bad=bad)
+    if turn is not None:
+        changed = replace(changed, rotation_jitter=turn)
+    if dither is not None:
+        changed = replace(changed, dither=dither)
+    if hot:
+        changed = replace(changed, camera=replace(changed.camera, hot_fraction=hot))
+    if stars is not None:
+        camera, sky = session.camera, session.sky
+        area = camera.height * camera.width * (session.pixel_scale / 3600.0) ** 2
+        faintest = (_FOUND / sky.star_faint) ** sky.star_slope
+        changed = replace(changed, sky=replace(sky, star_density=stars / area * faintest))
+    if second_scale is not None:
+        if not 0.2 <= second_scale <= 5:
+            raise ConfigError(f"--second-camera {second_scale:g}: 0.2 to 5 times the pixel scale")
+        changed = replace(changed, rigs=(like_rig(changed, second_scale),), turns=True)
     return changed

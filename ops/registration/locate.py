@@ -18,11 +18,12 @@ from scipy.sparse.csgraph import connected_components
 from skyloom.ops.arrays import LOCATION
 from skyloom.ops.errors import NotYetKnown
 from skyloom.ops.registration.anchor import Hint, anchor, first_place, header_error, hints_of, place_wcs
-from skyloom.ops.registration.bundle import Bundle, Sightings, join_edges, solve_bundle
+from skyloom.ops.registration.bundle import Bundle, Sightings, distortion_terms, join_edges, solve_bundle
 from skyloom.ops.registration.bundle_step import DEGREES
+from skyloom.ops.registration.fixed import acquitted, moved_frames, same_sky, stays, suspects
 from skyloom.ops.registration.pairs import LEAST_MATCHES, Edge, verify
 from skyloom.ops.registration.placing import Place, common_scale, place_island
-from skyloom.ops.registration.quads import MOST_QUERIES, find_meetings, make_patterns
+from skyloom.ops.registration.quads import MOST_QUERIES, Meeting, border_groups, find_meetings, make_patterns
 from skyloom.ops.registration.relink import relink
 from skyloom.ops.registration.stars import BLENDED, NEAR_EDGE
 from skyloom.ops.registry import Cost, Param, register
@@ -37,6 +38,8 @@ PARTNERS = 8
 """Frames a frame is compared with at least, where it meets so many."""
 POSITION_FLOOR = 0.05
 """Error (px) of the position of the brightest star."""
+_LOOKS = 3  # at what islands there are; each makes the lenses better known
+_DARKER, _BRIGHTER = 0.7, 1.5  # noise and sky of a frame without stars, beside those of others
 RELINK = 3.0
 """Distance (px) at which stars are the same once the frames are placed."""
 
@@ -69,6 +72,7 @@ def solve_locations(
     stars: Floats,
     status: Floats,
     *,
+    light: Floats | None = None,
     trust: Trust = "verified",
     tolerance: float = 3.0,
     min_matches: int = LEAST_MATCHES,
@@ -84,6 +88,8 @@ def solve_locations(
         (frame, star, quantity) of a measurement.
     status
         (frame,) of a measurement.
+    light
+        (frame, 2) background and noise of a measurement, for the reasons of frames without stars.
     trust, tolerance, min_matches, distortion
         As in `locate`.
     """
@@ -92,9 +98,9 @@ def solve_locations(
     shapes = [(int(h), int(w)) for h, w in zip(session["height"].values, session["width"].values, strict=True)]
     hints = hints_of(session)
     lists, sigma = _star_lists(stars, status)
-    edges = _edges(lists, min_matches)
-    island = _islands(edges, count)
     camera = _cameras(session)
+    edges, lists, sigma = _moving_edges(lists, sigma, camera, min_matches)
+    island = _islands(edges, count)
     half = {f: 0.5 * float(np.hypot(*shapes[f])) for f in range(count)}
     middles = {f: np.array([0.5 * (shapes[f][1] - 1), 0.5 * (shapes[f][0] - 1)]) for f in range(count)}
     out = Location(
@@ -107,12 +113,26 @@ def solve_locations(
         off=np.full(count, np.inf),
     )
     solved: list[int] = []
-    for label in range(int(island.max(initial=-1)) + 1):
+
+    def solution(label: int) -> tuple[dict[int, Place], Bundle, Sightings]:
         frames = np.flatnonzero(island == label).tolist()
         mine = [e for e in edges if island[e.a] == label]
-        places, bundle, sightings = _solve_island(
-            frames, mine, lists, sigma, hints, half, middles, camera, distortion
-        )
+        return _solve_island(frames, mine, lists, sigma, hints, half, middles, camera, distortion)
+
+    first = solution(0) if island.max(initial=-1) >= 0 else None
+    for _ in range(_LOOKS):
+        if first is None or all(island[f] == 0 for f in lists):
+            break
+        straight = _straightened(lists, camera, half, middles, first[1])
+        more = _second_look(straight, shapes, camera, island, min_matches)
+        if not more:
+            break
+        edges += more
+        island[:] = _islands(edges, count)
+        first = solution(0)
+    for label in range(int(island.max(initial=-1)) + 1):
+        frames = np.flatnonzero(island == label).tolist()
+        places, bundle, sightings = first if label == 0 and first is not None else solution(label)
         places, agree = anchor(places, {f: hints[f] for f in frames}, half)
         anchored = agree > 0 or all(np.isfinite([hints[f].ra, hints[f].dec]).all() for f in frames)
         if label > 0 and not anchored:
@@ -135,7 +155,12 @@ def solve_locations(
             keep = trust == "verified" and out.off[f] <= tolerance
             out.wcs[f] = hints[f].wcs if keep else place_wcs(places[f], half[f], bend)
             out.origin[f] = "header" if keep else "stars"
-    _without_stars(out, hints, lists, status, trust, min_matches)
+        if label > 0:
+            out.notes.append(
+                f"{len(frames)} frames ({names[frames[0]]}, …) share no stars with the largest group: they lie "
+                "where their headers say"
+            )
+    _without_stars(out, hints, lists, status, light, trust, min_matches)
     return out
 
 
@@ -158,19 +183,43 @@ def _star_lists(stars: Floats, status: Floats) -> tuple[dict[int, Floats], dict[
     return lists, sigma
 
 
-def _edges(lists: Mapping[int, Floats], least: int) -> list[Edge]:
+def _moving_edges(
+    lists: dict[int, Floats], sigma: dict[int, Floats], camera: Mapping[int, int], least: int
+) -> tuple[list[Edge], dict[int, Floats], dict[int, Floats]]:
+    """Verified pairs, and the star lists they are of: without what stays on the sensor while the stars move."""
+    suspected = suspects(lists, camera)
+    if not suspected:
+        return _edges(lists, camera, least), lists, sigma
+
+    def only(keep: Mapping[int, NDArray[np.bool_]], values: Mapping[int, Floats]) -> dict[int, Floats]:
+        return {f: np.ascontiguousarray(v[keep[f]]) if f in keep else v for f, v in values.items()}
+
+    keep = {f: ~mask for f, mask in suspected.items()}
+    moving = only(keep, lists)
+    edges = _edges(moving, camera, least)
+    island = _islands(edges, max(lists) + 1)
+    moved = moved_frames(edges, moving, camera, island)
+    doubtful = acquitted(lists, suspected, camera, moved)
+    if doubtful:
+        keep = {f: mask | doubtful.get(f, False) for f, mask in keep.items()}
+        moving = only(keep, lists)
+        edges = _edges(moving, camera, least)
+    return edges, moving, only(keep, sigma)
+
+
+def _edges(lists: Mapping[int, Floats], camera: Mapping[int, int], least: int) -> list[Edge]:
     """Verified pairs; mirror images are looked for only among frames that nothing connects."""
     bright = {f: points[:PATTERN_STARS] for f, points in lists.items()}
     patterns = make_patterns(bright)
     edges: list[Edge] = []
     degree = dict.fromkeys(lists, 0)
     group = _Groups(lists)
-    for meeting in find_meetings(patterns):
+    for (a, b), candidates in _by_pair(find_meetings(patterns)).items():
         # Best first: connected frames with neighbours enough need no more, the solution links all their stars.
-        known = group.find(meeting.a) == group.find(meeting.b)
-        if known and min(degree[meeting.a], degree[meeting.b]) >= PARTNERS:
+        known = group.find(a) == group.find(b)
+        if known and min(degree[a], degree[b]) >= PARTNERS:
             continue
-        edge = verify(meeting, lists[meeting.a], lists[meeting.b], least=least)
+        edge = _verified(candidates, lists, camera, least)
         if edge is not None:
             edges.append(edge)
             degree[edge.a] += 1
@@ -186,6 +235,71 @@ def _edges(lists: Mapping[int, Floats], least: int) -> list[Edge]:
                 if edge is not None:
                     edges.append(edge)
     return edges
+
+
+def _straightened(
+    lists: Mapping[int, Floats],
+    camera: Mapping[int, int],
+    half: Mapping[int, float],
+    middles: Mapping[int, Floats],
+    bundle: Bundle,
+) -> dict[int, Floats]:
+    """Star lists without the distortion that was found."""
+    out = {}
+    for f, points in lists.items():
+        bend = bundle.distortion.get(camera[f])
+        out[f] = points if bend is None else points + distortion_terms((points - middles[f]) / half[f]) @ bend.T
+    return out
+
+
+def _second_look(
+    straight: dict[int, Floats],
+    shapes: list[tuple[int, int]],
+    camera: Mapping[int, int],
+    island: NDArray[np.int64],
+    least: int,
+) -> list[Edge]:
+    """Verified pairs of frames of different islands, by the stars along their sides, with the lenses known.
+
+    A lens bends a narrow overlap by more than the distance at which stars are one, and a map through ten stars
+    cannot follow it.
+    """
+    groups = {f: border_groups(points, shapes[f]) for f, points in straight.items()}
+    patterns = make_patterns(straight, groups=groups)
+    apart = make_patterns({f: points for f, points in straight.items() if island[f] != 0}, groups=groups)
+    edges = []
+    for (a, b), candidates in _by_pair(find_meetings(patterns, apart)).items():
+        if island[a] != island[b] or island[a] < 0:
+            edge = _verified(candidates, straight, camera, least)
+            if edge is not None:
+                edges.append(edge)
+    return edges
+
+
+def _by_pair(meetings: list[Meeting]) -> dict[tuple[int, int], list[Meeting]]:
+    """Meetings of each pair, the pair with most votes first."""
+    out: dict[tuple[int, int], list[Meeting]] = {}
+    for meeting in meetings:
+        out.setdefault((meeting.a, meeting.b), []).append(meeting)
+    return out
+
+
+def _verified(
+    candidates: list[Meeting], lists: Mapping[int, Floats], camera: Mapping[int, int], least: int
+) -> Edge | None:
+    """Pair of frames by the candidate its stars support; one that moves nothing stands aside for one that does.
+
+    Hot pixels stay whatever the stars do; where the stars stay, too, there is no other candidate.
+    """
+    for meeting in sorted(candidates, key=lambda m: m.still):
+        a, b = lists[meeting.a], lists[meeting.b]
+        alike = camera[meeting.a] == camera[meeting.b]
+        edge = verify(meeting, a, b, least=least, same_scale=alike)
+        if edge is None:
+            continue
+        if not alike or not stays(edge, a, b) or same_sky(edge, a, b):
+            return edge
+    return None
 
 
 class _Groups:
@@ -269,10 +383,13 @@ def _without_stars(
     hints: list[Hint],
     lists: Mapping[int, Floats],
     status: Floats,
+    light: Floats | None,
     trust: Trust,
     least: int,
 ) -> None:
     """Frames that stars connect with no other: on their header's WCS, or left out."""
+    placed = [f for f, text in enumerate(out.wcs) if text]
+    usual = np.nanmedian(light[placed], axis=0) if light is not None and placed else None
     for f, hint in enumerate(hints):
         if out.wcs[f] or out.reason[f]:
             continue
@@ -284,8 +401,23 @@ def _without_stars(
             out.wcs[f], out.origin[f] = hint.wcs, "header"
         else:
             seen = len(lists.get(f, ()))
-            why = f"its {seen} stars match no other frame" if seen >= least else f"only {seen} stars"
+            if seen >= least:
+                why = f"its {seen} stars match no other frame"
+            else:
+                why = (f"only {seen} stars" if seen else "no stars") + _perhaps(f, light, usual)
             out.reason[f] = f"{why}, and no header says where it looks"
+
+
+def _perhaps(frame: int, light: Floats | None, usual: Floats | None) -> str:
+    """What may be wrong with a frame without stars, by its background and noise beside those of the others."""
+    if light is None or usual is None or not np.isfinite([*light[frame], *usual]).all():
+        return ""
+    background, noise = light[frame]
+    if noise < _DARKER * usual[1]:
+        return f" (noise {noise:.3g} where others have {usual[1]:.3g}: did any light come in?)"
+    if background > _BRIGHTER * usual[0] > 0:
+        return f" (sky {background:.4g} where others have {usual[0]:.4g}: clouds?)"
+    return " (clouded, trailed or out of focus?)"
 
 
 @one_blas_thread
@@ -293,7 +425,8 @@ def _task(
     stars: Floats, summary: Floats, table: dict[str, NDArray[Any]], options: dict[str, Any]
 ) -> dict[str, NDArray[Any]]:
     session = xr.Dataset({name: ("frame", values) for name, values in table.items()})
-    found = solve_locations(session, np.asarray(stars), np.asarray(summary)[:, -1], **options)
+    numbers = np.asarray(summary)
+    found = solve_locations(session, np.asarray(stars), numbers[:, -1], light=numbers[:, :2], **options)
     return {
         "wcs": np.array(found.wcs, dtype=f"<U{WCS_WIDTH}"),
         "reason": np.array([r[:200] for r in found.reason], dtype="<U200"),
@@ -322,12 +455,12 @@ def locate_cost(session: xr.Dataset, measurement: xr.Dataset, **parameters: Any)
     return Cost(
         work=np.array(n * 3e-2),
         read=np.array(table),
-        memory=np.array(2 * table + n * (SOLVE_STARS * 900.0 + _PATTERNS * 240.0) + pairs * 90.0 + 60e6),
+        memory=np.array(2 * table + n * (SOLVE_STARS * 900.0 + _PATTERNS * 320.0) + pairs * 90.0 + 60e6),
         rate=1.0,
     )
 
 
-@register(version=1, cost=locate_cost)
+@register(version=2, cost=locate_cost)
 def locate(
     session: xr.Dataset,
     measurement: xr.Dataset,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
+from scipy.stats import binom
 
 from skyloom.ops.registration.quads import Meeting
 
@@ -19,6 +20,14 @@ LEAST_MATCHES = 8
 """Stars two frames must have in common."""
 _FEW = 20  # matches below which only an affine map is fitted
 _SIGNIFICANCE = 5.0
+SAME_SCALE = 0.05
+"""Difference of the scales of two frames of one camera, with what a lens bends of it in a corner."""
+_SHEAR = 0.15  # largest difference of the scales along two axes of one map
+_CHANCE = 1e-8
+"""Probability that as many stars lie so near to others by chance: some ten thousand maps are tried."""
+_COMMON = 0.25
+"""Of the stars in the overlap of two frames, what both must see at least (the shallower counts)."""
+_FREE = 3  # matches that an affine map always brings together
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,9 @@ class Edge:
         return len(self.row_a)
 
 
-def verify(meeting: Meeting, stars_a: Floats, stars_b: Floats, *, least: int = LEAST_MATCHES) -> Edge | None:
+def verify(
+    meeting: Meeting, stars_a: Floats, stars_b: Floats, *, least: int = LEAST_MATCHES, same_scale: bool = False
+) -> Edge | None:
     """Match the stars of two frames by the similarity their patterns gave.
 
     Parameters
@@ -49,12 +60,15 @@ def verify(meeting: Meeting, stars_a: Floats, stars_b: Floats, *, least: int = L
         (stars, 2) pixel positions.
     least
         Matches wanted, beyond what chance gives.
+    same_scale
+        Both are of one camera.
 
     Returns
     -------
     Edge or None
         None where the stars do not support it: fewer than `least`, or not five standard deviations more than at
-        eight displaced places (a crowded field matches itself anywhere).
+        eight displaced places (a crowded field matches itself anywhere); too few of those in the overlap; a map
+        that no two cameras have.
 
     Notes
     -----
@@ -63,14 +77,16 @@ def verify(meeting: Meeting, stars_a: Floats, stars_b: Floats, *, least: int = L
     """
     tree = cKDTree(stars_b)
     matrix = meeting.matrix
+    if same_scale and abs(np.sqrt(abs(np.linalg.det(matrix[:, :2]))) - 1.0) > SAME_SCALE:
+        return None
     predicted = stars_a @ matrix[:, :2].T + matrix[:, 2]
     ia = ib = np.empty(0, np.intp)
-    rms = np.inf
+    rms, linear = np.inf, matrix[:, :2]
     for radius in RADII:
         ia, ib = _mutual(predicted, stars_b, tree, radius)
         if len(ia) < least:
             return None
-        predicted, rms = _fit(stars_a, stars_a[ia], stars_b[ib])
+        predicted, rms, linear = _fit(stars_a, stars_a[ia], stars_b[ib])
     ia, ib = _mutual(predicted, stars_b, tree, RADII[-1])
     angles = np.arange(8) * np.pi / 4
     chance = np.mean(
@@ -81,7 +97,34 @@ def verify(meeting: Meeting, stars_a: Floats, stars_b: Floats, *, least: int = L
     )
     if len(ia) < least or len(ia) < chance + _SIGNIFICANCE * np.sqrt(chance + 1.0):
         return None
+    long, short = np.linalg.svd(linear, compute_uv=False)
+    if long > (1.0 + _SHEAR) * short or (same_scale and abs(np.sqrt(long * short) - 1.0) > SAME_SCALE):
+        return None
+    back = _fit(stars_b, stars_b[ib], stars_a[ia])[0]
+    if not _unlikely(predicted, back, stars_a, stars_b, ia, ib, rms):
+        return None
     return Edge(meeting.a, meeting.b, ia, ib, rms, bool(np.linalg.det(matrix[:, :2]) < 0))
+
+
+def _unlikely(
+    predicted: Floats, back: Floats, stars_a: Floats, stars_b: Floats, ia: Indices, ib: Indices, rms: float
+) -> bool:
+    """Whether the matches are more than chance gives the stars in the overlap, and enough of these."""
+    inside_a, inside_b = _inside(predicted, stars_b), _inside(back, stars_a)
+    inside_a[ia] = True
+    inside_b[ib] = True
+    among = min(int(inside_a.sum()), int(inside_b.sum()))
+    # The nearer the matches are, the less are they by chance.
+    radius = float(np.clip(3.0 * rms, 0.5, RADII[-1]))
+    near = int((np.hypot(*(predicted[ia] - stars_b[ib]).T) <= radius).sum())
+    area = max(float(np.prod(np.ptp(stars_b, axis=0))), 1.0)
+    chance = min(len(stars_b) * np.pi * radius**2 / area, 1.0)
+    return near >= _COMMON * among and float(binom.sf(near - _FREE - 1, among, chance)) < _CHANCE
+
+
+def _inside(points: Floats, others: Floats) -> NDArray[np.bool_]:
+    """Which points lie within the bounds of others."""
+    return np.asarray(((points >= others.min(axis=0)) & (points <= others.max(axis=0))).all(axis=1))
 
 
 def _mutual(a: Floats, b: Floats, tree: cKDTree, radius: float) -> tuple[Indices, Indices]:
@@ -94,8 +137,8 @@ def _mutual(a: Floats, b: Floats, tree: cKDTree, radius: float) -> tuple[Indices
     return ia, near[ia]
 
 
-def _fit(points: Floats, a: Floats, b: Floats) -> tuple[Floats, float]:
-    """Positions of `points` by the robust map that takes `a` to `b`, and its rms (px)."""
+def _fit(points: Floats, a: Floats, b: Floats) -> tuple[Floats, float, Floats]:
+    """Positions of `points` by the robust map that takes `a` to `b`, its rms (px), its linear part (2, 2)."""
     centre = a.mean(axis=0)
     size = max(float(np.abs(a - centre).max()), 1.0)
     quadratic = len(a) >= _FEW
@@ -118,4 +161,5 @@ def _fit(points: Floats, a: Floats, b: Floats) -> tuple[Floats, float]:
         limit = 2.5 * max(float(np.median(distance)), 0.02)
         weight = np.minimum(1.0, limit / np.maximum(distance, 1e-12))
     good = distance < 2 * limit
-    return design(points) @ solution, float(np.sqrt(np.mean(distance[good] ** 2))) if good.any() else np.inf
+    rms = float(np.sqrt(np.mean(distance[good] ** 2))) if good.any() else np.inf
+    return design(points) @ solution, rms, np.asarray(solution[1:3].T / size, dtype=np.float64)

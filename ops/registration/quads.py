@@ -7,6 +7,7 @@ Stars are taken with their neighbours, so that a pattern fits into a small overl
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -26,8 +27,13 @@ CODE_TOLERANCE = 0.012
 MOST_QUERIES = 200_000
 """Patterns looked up at most: more frames are asked with fewer patterns each, and memory stays bounded."""
 _BLOCK = 20_000
+_STILL = 1.0  # px
 LEAST_SPAN = 12.0
 """Shortest pattern (px): below, errors of positions blur the code."""
+BORDERS = (0.07, 0.14)
+"""Widths (of the frame's side) of the strips along its sides that make patterns of their own …"""
+BORDER_STARS = 30
+"""… with as many stars each."""
 _TRIPLES = np.array(list(combinations(range(NEIGHBOURS), 3)), dtype=np.intp)
 
 
@@ -43,6 +49,8 @@ class Patterns:
     """(patterns, 2) pixel position of the first star of the pair that spans it."""
     second: Floats
     """(patterns, 2) of the other."""
+    mirrored: bool = False
+    """Of pictures flipped left to right."""
 
 
 @njit(nogil=True, cache=True, fastmath=False)
@@ -124,7 +132,31 @@ def make_quads(points: Floats) -> Indices:
     return np.unique(np.concatenate(sets), axis=0).astype(np.intp)
 
 
-def make_patterns(stars: dict[int, Floats], *, mirrored: bool = False) -> Patterns:
+def border_groups(points: Floats, shape: tuple[int, int]) -> list[Indices]:
+    """Rows of the stars along each side of a frame: patterns that fit into a narrow overlap.
+
+    Parameters
+    ----------
+    points
+        (stars, 2), brightest first.
+    shape
+        Rows, columns of the frame.
+
+    Notes
+    -----
+    Of the brightest stars of the whole frame few lie there, and their neighbours lie further in.
+    """
+    out = []
+    for axis, size in ((0, shape[1]), (1, shape[0])):
+        for part in BORDERS:
+            for inside in (points[:, axis] < part * size, points[:, axis] > (1.0 - part) * size):
+                out.append(np.flatnonzero(inside)[:BORDER_STARS].astype(np.intp))
+    return out
+
+
+def make_patterns(
+    stars: dict[int, Floats], *, mirrored: bool = False, groups: Mapping[int, Sequence[Indices]] | None = None
+) -> Patterns:
     """Codes of all frames.
 
     Parameters
@@ -133,11 +165,17 @@ def make_patterns(stars: dict[int, Floats], *, mirrored: bool = False) -> Patter
         Frame → (stars, 2) pixel positions, brightest first; frames with fewer than four have no pattern.
     mirrored
         Flip the pictures left to right first (a diagonal mirror in the light path of one of the cameras).
+    groups
+        Frame → rows of stars that make patterns with each other (all with all).
     """
     frames, codes, ends = [], [], []
     for frame, given in stars.items():
         points = np.ascontiguousarray(given * (-1.0, 1.0) if mirrored else given, dtype=np.float64)
-        quads = make_quads(points)
+        if groups is None:
+            quads = make_quads(points)
+        else:
+            parts = [rows[make_quads(points[rows])] for rows in groups[frame] if len(rows) >= 4]
+            quads = np.unique(np.concatenate([np.empty((0, 4), np.intp), *parts]), axis=0)
         code, end = np.empty((len(quads), 4)), np.empty((len(quads), 4))
         used = _codes(points, quads, LEAST_SPAN, code, end)
         frames.append(np.full(used, frame, np.int32))
@@ -146,7 +184,7 @@ def make_patterns(stars: dict[int, Floats], *, mirrored: bool = False) -> Patter
     if not frames:
         return Patterns(np.empty(0, np.int32), np.empty((0, 4)), np.empty((0, 2)), np.empty((0, 2)))
     every = np.concatenate(ends)
-    return Patterns(np.concatenate(frames), np.concatenate(codes), every[:, :2], every[:, 2:])
+    return Patterns(np.concatenate(frames), np.concatenate(codes), every[:, :2], every[:, 2:], mirrored)
 
 
 @dataclass(frozen=True)
@@ -158,6 +196,8 @@ class Meeting:
     votes: int
     matrix: Floats
     """(2, 3): position in `b` = matrix · (x, y, 1) of `a`."""
+    still: bool = False
+    """Of patterns that are at the same pixels in both."""
 
 
 def find_meetings(
@@ -175,7 +215,7 @@ def find_meetings(
     patterns
         Of all frames.
     other
-        Patterns to look up in them (themselves); mirrored ones find frames that are mirror images.
+        Patterns to look up in them (themselves): of some frames, or mirrored ones to find mirror images.
     neighbours
         Nearest codes looked at for each: deep stacks hold every pattern many times, and a frame needs a few
         partners only, so the work grows with the frames and not with their pairs.
@@ -187,10 +227,10 @@ def find_meetings(
     Returns
     -------
     list of Meeting
-        Most votes first; a pair once.
+        Most votes first; a pair once, or twice where some patterns are at the same pixels in both.
     """
-    mirror = other is not None and other is not patterns
     other = other or patterns
+    mirror = other.mirrored
     if len(patterns.frame) < 2 or not len(other.frame):
         return []
     tree = cKDTree(patterns.code)
@@ -208,10 +248,17 @@ def find_meetings(
     for start, stop in zip(np.r_[0, change], np.r_[change, len(low)], strict=True):
         if stop - start < least:
             continue
-        alike = _agree(turn[start:stop], shift[start:stop])
-        if int(alike.sum()) >= least:
-            t, s = _mean_similarity(turn[start:stop][alike], shift[start:stop][alike], places[start:stop][alike])
-            found.append(Meeting(int(low[start]), int(high[start]), int(alike.sum()), _matrix(t, s, mirror)))
+        rows = np.arange(start, stop)
+        stays = np.abs(shift[rows] + (turn[rows] - 1.0) * places[rows]) < _STILL
+        # Hot pixels are where they were, whatever the stars say: who has not moved votes for himself.
+        apart = not mirror and int(stays.sum()) >= least
+        for mine, still in ((rows[stays], True), (rows[~stays], False)) if apart else ((rows, False),):
+            if len(mine) < least:
+                continue
+            alike = mine[_agree(turn[mine], shift[mine])]
+            if len(alike) >= least:
+                t, s = _mean_similarity(turn[alike], shift[alike], places[alike])
+                found.append(Meeting(int(low[start]), int(high[start]), len(alike), _matrix(t, s, mirror), still))
     return sorted(found, key=lambda m: (-m.votes, m.a, m.b))
 
 

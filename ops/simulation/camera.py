@@ -140,6 +140,8 @@ class Exposure:
     """Uniform light of a flat panel (DN at the centre)."""
     cosmic_rays: float = 0.0
     """Expected hits per megapixel."""
+    smear: tuple[float, float] = (0.0, 0.0)
+    """How far the stars move during the exposure (px); the nebula, which is smooth, stays."""
     trail: float = 0.0
     """Peak of a satellite trail (DN); 0 = none."""
     pedestal: float = 0.0

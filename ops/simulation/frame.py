@@ -57,6 +57,8 @@ class SimulatedFrame:
     wcs: Pointing | None
     """The header's WCS; `exposure.pointing` is the true one. Both count pixels that see light."""
     rig: int = 0
+    bad: str = ""
+    """What is wrong with the exposure, one of `bad_frames.KINDS`; "" = nothing."""
     set: str = ""
     """Set of calibration frames it is one of; "" for lights."""
 

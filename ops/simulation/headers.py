@@ -1,7 +1,8 @@
 """FITS headers in the dialects of capture programs.
 
 Every program has names of its own for the same things and leaves some out; what `session` readers must understand
-is exactly this. Lights carry a WCS whatever the dialect, as if a solver had written it.
+is exactly this. Lights carry a WCS whatever the dialect, as if a solver had written it; of a session that is not
+`solved` they have none, and no place either.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def cards(frame: SimulatedFrame, rig: Rig, *, dialect: str, session: SimulatedSe
     if frame.exposure.pedestal:
         # SBIG and MaxIm DL write what has to be added to reach zero, the others what has been added.
         out["PEDESTAL"] = -frame.exposure.pedestal if dialect == "maxim" else frame.exposure.pedestal
-    if frame.wcs is not None:
+    if frame.wcs is not None and session.solved:
         overscan = frame.camera.overscan if session.raw else 0
         out |= {"RA": frame.wcs.ra, "DEC": frame.wcs.dec}
         out |= frame.wcs.shifted(overscan, 0).cards()

@@ -50,16 +50,24 @@ def light(
     table, x, y = _stars_near(exposure, sky, matrix, rows, columns)
     for plane, band in zip(planes, bands, strict=True):
         flux = exposure.scale * sky.star_flux(table, band)
-        add_stars(plane, rows.start, columns.start, x, y, flux, exposure.fwhm, STAR_FLOOR * exposure.scale)
+        if not exposure.scale:
+            continue
+        steps = smear_steps(exposure)
+        for t in ((np.arange(steps) + 0.5) / steps - 0.5).tolist():
+            px, py = x + t * exposure.smear[0], y + t * exposure.smear[1]
+            floor = STAR_FLOOR * exposure.scale / steps
+            add_stars(plane, rows.start, columns.start, px, py, flux / steps, exposure.fwhm, floor)
     # |matrix · (x, y, 1)| is 1 / cos of the distance from the tangent point.
-    pixel = exposure.scale * exposure.pointing.scale**2
+    pointing = exposure.pointing
+    pixel = exposure.scale * pointing.scale**2
+    lens = (pointing.x, pointing.y, pointing.barrel / pointing.half**3)
     u = np.arange(columns.start, columns.stop) / max(camera.width - 1, 1)
     v = np.arange(rows.start, rows.stop)[:, None] / max(camera.height - 1, 1)
     for start in range(0, shape[0], _ROWS):
         strip = slice(start, min(start + _ROWS, shape[0]))
         if sky.nebula > 0:
             px, py = np.empty((2, strip.stop - strip.start, shape[1]))
-            area = place_pixels(matrix, rows.start + start, columns.start, px, py, pixel)
+            area = place_pixels(matrix, rows.start + start, columns.start, px, py, pixel, lens)
             planes[:, strip] += sky.plane_brightness(px, py, bands) * area
         out[strip] += exposure.background.at(u, v[strip])
     if camera.bayer:
@@ -74,6 +82,11 @@ def light(
     return out
 
 
+def smear_steps(exposure: Exposure) -> int:
+    """Images of a star that make its trail."""
+    return max(1, math.ceil(3.0 * math.hypot(*exposure.smear) / exposure.fwhm))
+
+
 def bayer_phases(camera: Camera, rows: slice, columns: slice) -> list[tuple[str, tuple[slice, slice]]]:
     """Colour and pixels (within a window) of each place of the colour filter array."""
     return [
@@ -85,18 +98,21 @@ def bayer_phases(camera: Camera, rows: slice, columns: slice) -> list[tuple[str,
 def _stars_near(
     exposure: Exposure, sky: SkyModel, matrix: NDArray[np.float64], rows: slice, columns: slice
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    margin = star_reach(exposure.fwhm, sky.star_bright)
+    assert exposure.pointing is not None
+    margin = star_reach(exposure.fwhm, sky.star_bright) + 0.5 * math.hypot(*exposure.smear)
     t = np.linspace(0.0, 1.0, 17)
     xs = columns.start - margin + t * (columns.stop - columns.start + 2 * margin)
     ys = rows.start - margin + t * (rows.stop - rows.start + 2 * margin)
-    px, py = np.meshgrid(xs, ys)
+    px, py = exposure.pointing.undistorted(*np.meshgrid(xs, ys))
     vectors = matrix @ np.stack([px.ravel(), py.ravel(), np.ones(px.size)])
     u, v = sky.plane_of(vectors / np.linalg.norm(vectors, axis=0), np.eye(3))
     table = sky.plane_stars((float(u.min()), float(v.min())), (float(u.max()), float(v.max())))
     ray = np.linalg.solve(matrix, sky.unplane(table[:, 0], table[:, 1]))
     ahead = ray[2] > 0
     ray = ray[:, ahead]
-    return table[ahead], ray[0] / ray[2], ray[1] / ray[2]
+    x, y = exposure.pointing.distorted(ray[0] / ray[2], ray[1] / ray[2])
+    seen = np.isfinite(x)
+    return table[ahead][seen], x[seen], y[seen]
 
 
 def cosmic_rays(camera: Camera, exposure: Exposure) -> NDArray[np.float64]:

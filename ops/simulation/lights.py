@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from skyloom.ops.simulation import bad_frames
 from skyloom.ops.simulation.camera import Background, Exposure
 from skyloom.ops.simulation.faults import shortened
 from skyloom.ops.simulation.frame import EPOCH, READ_OUT, SimulatedFrame
@@ -28,21 +30,23 @@ def lights(session: SimulatedSession) -> tuple[SimulatedFrame, ...]:
         for row in range(session.panels[0])
         for column in range(session.panels[1])
     )
-    out = []
-    for rig in range(len(session.every_rig)):
-        begin, clock, last = 0, 0.0, -1
-        for index, (night, band, row, column, k) in enumerate(order):
+    out: list[SimulatedFrame] = []
+    rigs = len(session.every_rig)
+    for rig in range(rigs):
+        begin, clock, last, first = 0, 0.0, -1, len(out)
+        mine = [entry for entry in order if not session.turns or entry[-1] % rigs == rig]
+        for index, (night, band, row, column, k) in enumerate(mine):
             if night != last:
                 begin, clock, last = index, 0.0, night
-            count = sum(entry[0] == night for entry in order)
-            number = index + rig * len(order)
-            place = (number, index - begin, count)
-            out.append(_light(session, rig, night, session.bands[band], (row, column), k, place, clock))
+            count = sum(entry[0] == night for entry in mine)
+            place = (first + index, index - begin, count)
+            out.append(light(session, rig, night, session.bands[band], (row, column), k, place, clock))
             clock += session.exposure_of(session.bands[band]) + READ_OUT
+    out += bad_frames.frames(session, start=len(out))
     return tuple(shortened(session, out))
 
 
-def _light(
+def light(
     session: SimulatedSession,
     rig: int,
     night: int,
@@ -67,6 +71,10 @@ def _light(
     scale = session.every_rig[rig].pixel_scale
     centre = Pointing(ra, dec, scale, angle, 0.5 * (camera.width - 1), 0.5 * (camera.height - 1))
     true = centre.shifted(float(dx), float(dy))
+    if session.barrel:
+        # The lens bends about its axis, which looks at the middle of the sensor.
+        half = 0.5 * math.hypot(camera.height, camera.width)
+        true = replace(true.recentred(centre.x, centre.y), barrel=session.barrel, half=half)
     shift = random.normal(0.0, 1.0, 2) * session.wcs_error
     transparency = float(random.uniform(*session.transparency))
     progress = nth / max(count - 1, 1)

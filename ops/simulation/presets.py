@@ -86,6 +86,12 @@ def second_rig(session: SimulatedSession) -> Rig:
     return Rig(other, 1.2 * session.pixel_scale, telescope="Skyloom B")
 
 
+def like_rig(session: SimulatedSession, scale: float) -> Rig:
+    """Return a camera of the same size on a telescope with another pixel scale (times the session's)."""
+    camera = replace(session.camera, seed=session.camera.seed + 1, name=f"{session.camera.name} B")
+    return Rig(camera, scale * session.pixel_scale, telescope="Skyloom B")
+
+
 def demo_session(*, seed: int = 1, **changes: Any) -> SimulatedSession:
     """Return a small raw LRGB mosaic with everything a real one has: flips, two nights, dust, hot pixels.
 

@@ -31,7 +31,11 @@ def triad(ra: float, dec: float) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Pointing:
-    """A tangent-plane projection (TAN) without distortion."""
+    """A tangent-plane projection (TAN), through a lens that may bend it about the reference pixel.
+
+    A pixel p at the distance r from the reference pixel sees what an ideal lens puts at p + barrel · (r / half)² ·
+    (p − reference) / half.
+    """
 
     ra: float
     """Degrees, at the pixel (x, y)."""
@@ -43,6 +47,54 @@ class Pointing:
     x: float
     """Zero-based reference pixel."""
     y: float
+    barrel: float = 0.0
+    """How much nearer to the reference pixel a star appears that is seen `half` from it (px); < 0: pincushion."""
+    half: float = 1.0
+    """Half the frame's diagonal (px)."""
+
+    def undistorted(
+        self, x: NDArray[np.float64], y: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Where an ideal lens puts what pixels see."""
+        if not self.barrel:
+            return x, y
+        dx, dy = x - self.x, y - self.y
+        factor = 1.0 + self.barrel * (dx * dx + dy * dy) / self.half**3
+        return self.x + factor * dx, self.y + factor * dy
+
+    def distorted(
+        self, x: NDArray[np.float64], y: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Pixels that see what an ideal lens puts at positions; NaN where the lens folds over."""
+        if not self.barrel:
+            return x, y
+        b = self.barrel / self.half**3
+        dx, dy = x - self.x, y - self.y
+        wanted = np.hypot(dx, dy)
+        if b < 0:
+            wanted = np.where(wanted < 2.0 / 3.0 / math.sqrt(-3.0 * b), wanted, np.nan)
+        r = np.minimum(wanted, 2.0 * self.half)
+        for _ in range(30):
+            # Newton; r + b r³ is monotonic there.
+            r = r - (r + b * r**3 - wanted) / (1.0 + 3.0 * b * r * r)
+        factor = r / np.maximum(wanted, 1e-300)
+        return self.x + factor * dx, self.y + factor * dy
+
+    def look(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Unit vectors (n, 3) that pixels (n,) see."""
+        u, v = self.undistorted(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
+        vectors = (self.matrix(np.eye(3)) @ np.stack([u, v, np.ones_like(u)])).T
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+    def recentred(self, x: float, y: float) -> Pointing:
+        """Return the projection with its tangent point at what the pixel (x, y) sees, at the same angle there."""
+        at = self.look(np.array([x, x]), np.array([y, y + 1.0]))
+        a, b, c = at[0].tolist()
+        ra, dec = math.degrees(math.atan2(b, a)) % 360.0, math.degrees(math.atan2(c, math.hypot(a, b)))
+        east, north, _ = triad(ra, dec)
+        step = at[1] - at[0]
+        angle = math.degrees(math.atan2(float(step @ east), float(step @ north)))
+        return replace(self, ra=ra, dec=dec, angle=angle, x=x, y=y)
 
     @property
     def cd(self) -> NDArray[np.float64]:
@@ -57,10 +109,13 @@ class Pointing:
     def cards(self) -> dict[str, float | str | int]:
         """FITS cards of the WCS."""
         cd = self.cd
+        bent = "-SIP" if self.barrel else ""
+        b = self.barrel / self.half**3
+        sip = {"A_ORDER": 3, "B_ORDER": 3, "A_3_0": b, "A_1_2": b, "B_2_1": b, "B_0_3": b} if bent else {}
         return {
             "WCSAXES": 2,
-            "CTYPE1": "RA---TAN",
-            "CTYPE2": "DEC--TAN",
+            "CTYPE1": f"RA---TAN{bent}",
+            "CTYPE2": f"DEC--TAN{bent}",
             "CUNIT1": "deg",
             "CUNIT2": "deg",
             "CRVAL1": self.ra,
@@ -72,6 +127,7 @@ class Pointing:
             "CD2_1": float(cd[1, 0]),
             "CD2_2": float(cd[1, 1]),
             "RADESYS": "ICRS",
+            **sip,
         }
 
     def header(self) -> str:
@@ -83,7 +139,7 @@ class Pointing:
         return "\n".join(lines)
 
     def matrix(self, axes: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Map homogeneous pixels (x, y, 1) to directions (unnormalized) in the triad `axes`."""
+        """Map homogeneous undistorted pixels (x, y, 1) to directions (unnormalized) in the triad `axes`."""
         cd = np.radians(self.cd)
         tangent = np.zeros((3, 3))
         tangent[:2, :2] = cd
@@ -100,13 +156,24 @@ def place_pixels(
     x: NDArray[np.float64],
     y: NDArray[np.float64],
     tilt: float,
+    lens: tuple[float, float, float],
 ) -> NDArray[np.float64]:
-    """Put equal-area plane positions (degrees) of pixels into x, y; return their areas, `tilt` at the centre."""
+    """Put equal-area plane positions (degrees) of pixels into x, y; return their areas, `tilt` at the centre.
+
+    `lens` is the reference pixel and barrel / half³.
+    """
     area = np.empty(x.shape)
+    cx, cy, bend = lens
     degrees = 180.0 / math.pi
     for r in range(x.shape[0]):
         for c in range(x.shape[1]):
             px, py = float(column + c), float(row + r)
+            stretch = 1.0
+            if bend != 0.0:
+                dx, dy = px - cx, py - cy
+                r2 = bend * (dx * dx + dy * dy)
+                px, py = cx + (1.0 + r2) * dx, cy + (1.0 + r2) * dy
+                stretch = (1.0 + r2) * (1.0 + 3.0 * r2)
             a = matrix[0, 0] * px + matrix[0, 1] * py + matrix[0, 2]
             b = matrix[1, 0] * px + matrix[1, 1] * py + matrix[1, 2]
             z = matrix[2, 0] * px + matrix[2, 1] * py + matrix[2, 2]
@@ -114,7 +181,7 @@ def place_pixels(
             k = degrees * inverse * math.sqrt(2.0 / (1.0 + z * inverse))
             x[r, c], y[r, c] = k * a, k * b
             # Solid angle of a tangent-plane pixel: cos³ of the distance from the tangent point.
-            area[r, c] = tilt * inverse * inverse * inverse
+            area[r, c] = stretch * tilt * inverse * inverse * inverse
     return area
 
 

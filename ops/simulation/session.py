@@ -98,6 +98,14 @@ class SimulatedSession:
     """What is wrong with a raw session, of `faults.FAULTS`."""
     rigs: tuple[Rig, ...] = ()
     """More cameras and telescopes, which see the same panels at the same time."""
+    turns: bool = False
+    """The rigs take turns: each takes its part of a panel's frames instead of all of them."""
+    barrel: float = 0.0
+    """Distortion: how much nearer to the middle the corner appears (px)."""
+    solved: bool = True
+    """Headers hold a WCS and the place of the object."""
+    bad: int = 0
+    """Lights more that are of no use, of each of `bad_frames.KINDS` in turn."""
 
     def __post_init__(self) -> None:
         if min(self.panels) < 1 or self.frames < 1 or self.nights < 1 or not self.bands:

@@ -1,8 +1,9 @@
 """The truth of a simulated session as JSON values.
 
 `session` rebuilds it (`SimulatedSession.from_dict`). `frames` lists the lights: index, name, panel, night, band,
-transparency, scale (DN per sky unit), fwhm (px), shift (px), gain (e-/DN), read_noise (e-), noise (DN), background
-(coefficients of `Background`), wcs (true) and header_wcs (FITS header texts).
+rig, transparency, scale (DN per sky unit), fwhm (px), bad (what is wrong with the exposure; "" = nothing),
+shift (px), gain (e-/DN), read_noise (e-), noise (DN), background (coefficients of `Background`), wcs (true, with
+the lens's distortion as SIP) and header_wcs (FITS header texts).
 
 A raw session's truth has besides: `files`, for every file what it is, its settings, the set it is one of and, for
 lights, the sets that calibrate it (`bias`, `dark`, `flat`; "" = none is right); `sets`, the files of each set, its
@@ -55,6 +56,8 @@ def _light(frame: SimulatedFrame) -> dict[str, Any]:
         "transparency": frame.transparency,
         "scale": frame.exposure.scale,
         "fwhm": frame.exposure.fwhm,
+        "rig": frame.rig,
+        "bad": frame.bad,
         "shift": list(frame.shift),
         "gain": frame.camera.gain,
         "read_noise": frame.camera.read_noise,

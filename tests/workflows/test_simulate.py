@@ -15,6 +15,7 @@ from skyloom.ops.simulation.camera import Camera
 from skyloom.ops.simulation.simulate import SimulatedSession, demo_session
 from skyloom.workflows.cli import main
 from skyloom.workflows.simulate import (
+    placing_options,
     raw_options,
     session_from_options,
     simulate_from_options,
@@ -132,3 +133,30 @@ def test_command_line_makes_raw_sessions(tmp_path: Path, capsys: pytest.CaptureF
     assert (header["BIASSEC"], header["PEDESTAL"]) == ("[1:8,1:64]", 50.0)
     assert main(["simulate", str(folder), "--dialect", "nina"]) == 2
     assert "need --raw" in capsys.readouterr().err
+
+
+def test_frames_that_are_hard_to_place(tmp_path: Path) -> None:
+    arguments = "--panels 1x2 --frames 2 --size 96 --no-wcs --flip --turn 2 --dither 3 --barrel 5"
+    arguments += " --second-camera 1.02 --stars 30 --hot 0.001 --bad 4"
+    assert main(["simulate", str(tmp_path), *arguments.split()]) == 0
+    truth = json.loads((tmp_path / "truth.json").read_text(encoding="utf-8"))
+    session = SimulatedSession.from_dict(truth["session"])
+    assert (session.solved, session.flip, session.turns, session.bad) == (False, True, True, 4)
+    assert (session.rotation_jitter, session.dither, session.barrel) == (2.0, 3.0, 5.0)
+    assert session.camera.hot_fraction == session.rigs[0].camera.hot_fraction == 0.001
+    assert [bool(f["bad"]) for f in truth["frames"]] == [False] * 4 + [True] * 4
+    plain = session_from_options(**OPTIONS)  # type: ignore[arg-type]
+    assert placing_options(plain) == plain
+    with pytest.raises(ConfigError, match="--bad -1"):
+        placing_options(plain, bad=-1)
+    with pytest.raises(ConfigError, match="--second-camera 9"):
+        placing_options(plain, second_scale=9)
+
+
+def test_stars_asked_for_are_found(tmp_path: Path) -> None:
+    from skyloom.ops.measurement.measure import measure_frame
+
+    plain = session_from_options(**OPTIONS | {"size": 512, "nights": 1})  # type: ignore[arg-type]
+    session = placing_options(plain, stars=80)
+    image = np.ascontiguousarray(session.render(0), dtype=np.float32)
+    assert 40 < len(measure_frame(image).stars) < 120

@@ -51,3 +51,43 @@ def test_a_few_stars_are_enough_and_fewer_are_not(common: int, found: bool) -> N
         np.testing.assert_array_equal(edge.row_a[good], edge.row_b[good])
         assert good.sum() == common
         assert edge.rms < 0.4
+
+
+def test_fields_without_a_star_in_common_are_not_paired() -> None:
+    rng = np.random.default_rng(1)
+    stars = {f: rng.uniform(0, 1000, (140, 2)) for f in range(30)}
+    met = find_meetings(make_patterns({f: s[:120] for f, s in stars.items()}))
+    assert len(met) >= 5
+    # Eight or nine stars of two such fields come within 3 px under the affine map that suits them best.
+    assert [m for m in met if verify(m, stars[m.a], stars[m.b])] == []
+
+
+def field(count: int, seed: int, side: float = 1000.0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(0, side, (count, 2))
+
+
+def test_frames_see_the_same_stars_where_they_overlap() -> None:
+    common, a, b = field(12, 1), field(120, 2), field(120, 3)
+    meeting = Meeting(0, 1, 3, np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
+    narrow = common * (0.1, 1.0)
+    moved = np.array([900.0, 0.0])
+    shifted = Meeting(0, 1, 3, np.array([[1.0, 0.0, -900.0], [0.0, 1.0, 0.0]]))
+    assert verify(meeting, np.concatenate([common, a]), np.concatenate([common, b])) is None  # 12 of 132
+    edge = verify(
+        shifted,
+        np.concatenate([narrow + moved, a * (0.9, 1.0)]),
+        np.concatenate([narrow, b * (0.9, 1.0) + (100.0, 0.0)]),
+    )
+    assert edge is not None  # 12 of 12 in the overlap
+    assert len(edge) == 12
+
+
+@pytest.mark.parametrize(
+    ("stretch", "same", "found"),
+    [((1.03, 1.03), True, True), ((1.1, 1.1), True, False), ((1.1, 1.1), False, True), ((1.2, 1.0), False, False)],
+)
+def test_no_two_frames_are_so_different(stretch: tuple[float, float], same: bool, found: bool) -> None:
+    a = field(60, 4)
+    b = a * stretch
+    meeting = Meeting(0, 1, 3, np.column_stack([np.diag(stretch), [0.0, 0.0]]))
+    assert (verify(meeting, a, b, same_scale=same) is not None) == found

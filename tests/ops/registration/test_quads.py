@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skyloom.ops.registration.quads import NEIGHBOURS, Patterns, find_meetings, make_patterns, make_quads
+from skyloom.ops.registration.quads import (
+    BORDER_STARS,
+    BORDERS,
+    NEIGHBOURS,
+    Patterns,
+    border_groups,
+    find_meetings,
+    make_patterns,
+    make_quads,
+)
 
 
 def sorted_codes(patterns: Patterns) -> np.ndarray:
@@ -106,3 +115,29 @@ def test_mirror_images_meet_only_in_the_mirror(panels: Callable[..., Any]) -> No
 @pytest.mark.parametrize("stars", [{}, {0: np.zeros((0, 2))}, {0: np.zeros((3, 2)), 1: np.zeros((9, 2))}])
 def test_too_few_stars_make_no_pattern(stars: dict[int, Any]) -> None:
     assert find_meetings(make_patterns(stars)) == []
+
+
+def test_stars_along_the_sides_make_patterns_among_themselves() -> None:
+    points = np.random.default_rng(3).uniform(0, (900, 600), (300, 2))
+    groups = border_groups(points, (600, 900))
+    assert len(groups) == 4 * len(BORDERS)
+    assert max(len(rows) for rows in groups) == BORDER_STARS
+    left = groups[0]
+    np.testing.assert_array_equal(left, np.flatnonzero(points[:, 0] < BORDERS[0] * 900)[:BORDER_STARS])
+    made = make_patterns({4: points}, groups={4: [left]})
+    np.testing.assert_allclose(sorted_codes(made), sorted_codes(make_patterns({4: points[left]})))
+    assert len(made.frame) > 0
+    assert set(made.frame.tolist()) == {4}
+    assert len(make_patterns({4: points}, groups={4: [left[:3]]}).frame) == 0
+
+
+def test_frames_without_a_move_are_met_a_second_time(panels: Callable[..., Any]) -> None:
+    sky = panels(rows=1, columns=1, depth=2, flip=False)
+    hot = np.random.default_rng(2).uniform(0, (2000, 1400), (60, 2))
+    stars = {f: np.concatenate([hot, s[:50]]) for f, s in sky.stars.items()}
+    still, moved = find_meetings(make_patterns(stars))[:2]
+    assert (still.a, still.b, moved.a, moved.b) == (0, 1, 0, 1)
+    np.testing.assert_allclose(still.matrix, [[1, 0, 0], [0, 1, 0]], atol=0.01)
+    common = np.intersect1d(sky.identity[0][:50], sky.identity[1][:50])
+    pa, pb = (np.array([sky.stars[f][sky.identity[f] == i][0] for i in common]) for f in (0, 1))
+    assert np.median(np.hypot(*(pa @ moved.matrix[:, :2].T + moved.matrix[:, 2] - pb).T)) < 2

@@ -91,3 +91,45 @@ def test_cosmic_rays_come_as_often_as_asked() -> None:
     counts = [len(cosmic_rays(camera, Exposure(index=k, seconds=1.0, cosmic_rays=30.0))) for k in range(40)]
     assert np.mean(counts) == pytest.approx(30.0, abs=5 * np.sqrt(30.0 / 40.0))
     assert len(set(counts)) > 5
+
+
+def test_stars_and_nebula_lie_where_a_bent_header_says() -> None:
+    camera = Camera(height=160, width=200)
+    lens = replace(POINTING, barrel=5.0, half=128.0)
+    bare = replace(EXPOSURE, scale=1.0, background=Background(0.0), trail=0.0, pointing=lens, fwhm=2.5)
+    image = light(camera, bare, replace(SKY, nebula=0.0, star_density=400.0), *full(camera))
+    rows, columns = np.indices(image.shape)
+    edge = (np.hypot(columns - 99.5, rows - 79.5) > 75) & (abs(rows - 79.5) < 70) & (abs(columns - 99.5) < 90)
+    y, x = np.unravel_index(np.argmax(np.where(edge, image, 0)), image.shape)
+    box = image[y - 4 : y + 5, x - 4 : x + 5]
+    cy, cx = (float((np.indices(box.shape)[k] * box).sum() / box.sum()) for k in (0, 1))
+    table = replace(SKY, star_density=400.0).plane_stars((-1, -1), (1, 1))
+    vectors = SKY.axes.T @ SKY.unplane(table[:, 0], table[:, 1])
+    ra, dec = np.degrees(np.arctan2(vectors[1], vectors[0])), np.degrees(np.arcsin(vectors[2]))
+    sx, sy = sky_to_pixel(parse_wcs(lens.header()), ra % 360, dec)
+    assert np.hypot(sx - (x - 4 + cx), sy - (y - 4 + cy)).min() < 0.1
+    straight = sky_to_pixel(parse_wcs(POINTING.header()), ra % 360, dec)
+    assert np.hypot(straight[0] - (x - 4 + cx), straight[1] - (y - 4 + cy)).min() > 0.3
+    glow = light(camera, bare, replace(SKY, star_density=0.0), *full(camera))
+    # What a bent pixel sees is larger or smaller than what an ideal one does: light over area is brightness.
+    px, py = np.array([20.0]), np.array([30.0])
+    sides = [lens.look(px + a, py + b)[0] for a, b in ((-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5))]
+    area = np.linalg.norm(np.cross(sides[1] - sides[0], sides[3] - sides[2])) * np.degrees(3600.0) ** 2
+    ra, dec = pixel_to_sky(parse_wcs(lens.header()), px, py)
+    assert glow[30, 20] == pytest.approx(SKY.brightness(ra, dec, "L")[0] * area, rel=1e-5)
+
+
+def test_a_mount_that_drifts_smears_stars_and_keeps_their_light() -> None:
+    camera = Camera(height=160, width=200)
+    sky = replace(SKY, nebula=0.0, star_density=40.0)
+    bare = replace(EXPOSURE, scale=1.0, background=Background(0.0), trail=0.0, pointing=POINTING, fwhm=2.5)
+    still = light(camera, bare, sky, *full(camera))
+    moved = light(camera, replace(bare, smear=(18.0, -9.0)), sky, *full(camera))
+    y, x = np.unravel_index(np.argmax(still), still.shape)
+    assert moved[y, x] < 0.35 * still[y, x]
+    along = moved[y + 3, x - 6], moved[y - 3, x + 6]
+    np.testing.assert_allclose(along, moved[y, x], rtol=0.2)
+    cut = slice(y - 30, y + 31), slice(x - 30, x + 31)
+    assert moved[cut].sum() == pytest.approx(still[cut].sum(), rel=0.03)
+    part = light(camera, replace(bare, smear=(18.0, -9.0)), sky, slice(40, 90), slice(60, 150))
+    np.testing.assert_array_equal(part, moved[40:90, 60:150])

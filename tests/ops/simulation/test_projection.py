@@ -26,3 +26,26 @@ def test_angle_and_shift_are_those_of_the_header() -> None:
     assert east > 0
     moved = pixel_to_sky(parse_wcs(pointing.shifted(3.0, -2.0).header()), np.array([102.5]), np.array([77.5]))
     assert (moved[0][0], moved[1][0]) == pytest.approx((10.1, -40.05), abs=1e-9)
+
+
+@pytest.mark.parametrize("barrel", [6.0, -4.0])
+def test_a_lens_is_that_of_its_header_and_can_be_undone(barrel: float) -> None:
+    half = float(np.hypot(100, 80))
+    pointing = Pointing(10.1, -40.05, 30.0, 33.0, 99.5, 79.5, barrel, half)
+    x, y = (a.ravel().astype(float) for a in np.meshgrid(np.arange(0, 200, 33), np.arange(0, 160, 31)))
+    u, v = pointing.undistorted(x, y)
+    np.testing.assert_allclose(np.stack(pointing.distorted(u, v)), np.stack([x, y]), atol=1e-9)
+    corner = np.array([99.5 + 100.0]), np.array([79.5 + 80.0])
+    away = np.hypot(*(np.stack(pointing.undistorted(*corner)) - np.stack(corner)))
+    assert away[0] == pytest.approx(abs(barrel))
+    ra, dec = np.radians(pixel_to_sky(parse_wcs(pointing.header()), x, y))
+    expected = np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
+    np.testing.assert_allclose(pointing.look(x, y), expected, atol=1e-12)
+
+
+def test_another_tangent_point_keeps_place_and_angle() -> None:
+    pointing = Pointing(10.1, -40.05, 3.0, 33.0, 99.5, 79.5)
+    moved = pointing.recentred(700.0, -300.0)
+    x, y = np.array([700.0, 700.0, 710.0]), np.array([-300.0, -290.0, -300.0])
+    # Two planes a third of a degree apart: their scales differ by 1e-5.
+    np.testing.assert_allclose(moved.look(x, y), pointing.look(x, y), atol=1e-8)
