@@ -195,8 +195,8 @@ def _sky_cards(grid: Grid) -> fits.Header:
         ra, dec = pixel_to_sky(grid.wcs, np.array([(width - 1) / 2]), np.array([(height - 1) / 2]))
         cards["RA"] = (round(float(ra[0]), 4), "[deg] mount's pointing, unverified")
         cards["DEC"] = (round(float(dec[0]), 4), "[deg] mount's pointing, unverified")
-    cards["COMMENT"] = "Frames lie on each other by their stars; none has a WCS, and none was found."
-    cards["COMMENT"] = "Solve this image (ASTAP, astrometry.net), or run with --set locate.solve=catalogue."
+    cards["COMMENT"] = "Frames lie on each other by their stars; their place is not known."
+    cards["COMMENT"] = "Solve this image, or run with --set locate.solve=catalogue."
     return cards
 
 

@@ -26,6 +26,7 @@ from skyloom.ops.registration.placing import Place, common_scale, place_island
 from skyloom.ops.registration.quads import MOST_QUERIES, find_meetings, make_patterns
 from skyloom.ops.registration.relink import relink
 from skyloom.ops.registration.sky.anchoring import Solver, anchor_island, sky_memory, year_of
+from skyloom.ops.registration.sky.search import forget_sky
 from skyloom.ops.registration.stars import BLENDED, NEAR_EDGE
 from skyloom.ops.registry import Cost, Param, register
 from skyloom.ops.threads import one_blas_thread
@@ -324,7 +325,10 @@ def _task(
     stars: Floats, summary: Floats, table: dict[str, NDArray[Any]], options: dict[str, Any]
 ) -> dict[str, NDArray[Any]]:
     session = xr.Dataset({name: ("frame", values) for name, values in table.items()})
-    found = solve_locations(session, np.asarray(stars), np.asarray(summary)[:, -1], **options)
+    try:
+        found = solve_locations(session, np.asarray(stars), np.asarray(summary)[:, -1], **options)
+    finally:
+        forget_sky()
     return {
         "wcs": np.array(found.wcs, dtype=f"<U{WCS_WIDTH}"),
         "reason": np.array([r[:200] for r in found.reason], dtype="<U200"),

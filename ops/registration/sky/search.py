@@ -82,6 +82,12 @@ def sky_of(path: Path) -> Sky:
     return Sky(bright_stars(path))
 
 
+def forget_sky() -> None:
+    """Let the catalogue go: what other nodes are granted of memory does not count with it."""
+    sky_of.cache_clear()
+    bright_stars.cache_clear()
+
+
 def solve_field(
     field: Field,
     sky: Sky,
