@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 
 from skyloom.ops.errors import DataError
 
+RELATIVE = "RELATIVE"
+"""Name of a WCS (WCSNAME) that says where frames lie against each other, and nothing of the sky."""
+POINTED = "POINTING"
+"""Name of one whose place and rotation are what a mount said, checked by nothing."""
 WCS_LOCK = threading.RLock()
 """Held while a WCS works: wcslib's structures are not safe under threads, nor are Python's warning filters."""
 
@@ -103,6 +107,17 @@ class Grid:
     def retile(self, tile: int) -> Grid:
         """Return the same pixels cut into tiles of another size."""
         return Grid(self.header, self.shape, tile)
+
+    @property
+    def on_sky(self) -> bool:
+        """Whether the WCS says where on the sky the canvas is, and not only how its frames lie together."""
+        return str(self.wcs.wcs.name) not in (RELATIVE, POINTED)
+
+    def named(self, name: str) -> Grid:
+        """The same grid with a name for its WCS (WCSNAME)."""
+        wcs = self.wcs.deepcopy()
+        wcs.wcs.name = name
+        return replace(self, header=wcs_header(wcs))
 
     def to_attrs(self) -> dict[str, Any]:
         """Return what `from_attrs` needs, as plain values an attribute can hold."""

@@ -15,7 +15,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from skyloom.ops.errors import ConfigError
-from skyloom.ops.grid import Grid
+from skyloom.ops.grid import POINTED, Grid, pixel_to_sky
 from skyloom.ops.pyramid import block_mean
 from skyloom.ops.registry import Cost, Param, register, suggest
 from skyloom.ops.stretch import autostretch
@@ -167,7 +167,7 @@ def fits_header(dataset: xr.Dataset, plane: Plane) -> fits.Header:
     """Header of an exported plane: WCS, units, band and how it came about."""
     header = fits.Header()
     if "grid_wcs" in dataset.attrs:
-        header.extend(Grid.from_attrs(dataset.attrs).wcs.to_header(relax=True), update=True)
+        header.extend(_sky_cards(Grid.from_attrs(dataset.attrs)), update=True)
     unit = str(plane.array.attrs.get("units", dataset.attrs.get("units", "")))
     if unit:
         header["BUNIT"] = unit
@@ -182,6 +182,22 @@ def fits_header(dataset: xr.Dataset, plane: Plane) -> fits.Header:
         for name, value in entry["parameters"].items():
             header["HISTORY"] = f"  {name} = {json.dumps(value)}"
     return header
+
+
+def _sky_cards(grid: Grid) -> fits.Header:
+    """Cards of where the canvas is: its WCS; without a place on the sky none, but what helps to find it."""
+    if grid.on_sky:
+        return grid.wcs.to_header(relax=True)
+    cards = fits.Header()
+    cards["WCSNAME"] = (str(grid.wcs.wcs.name), "no place on the sky is known: no WCS")
+    if str(grid.wcs.wcs.name) == POINTED:
+        height, width = grid.shape
+        ra, dec = pixel_to_sky(grid.wcs, np.array([(width - 1) / 2]), np.array([(height - 1) / 2]))
+        cards["RA"] = (round(float(ra[0]), 4), "[deg] mount's pointing, unverified")
+        cards["DEC"] = (round(float(dec[0]), 4), "[deg] mount's pointing, unverified")
+    cards["COMMENT"] = "Frames lie on each other by their stars; their place is not known."
+    cards["COMMENT"] = "Solve this image, or run with --set locate.solve=catalogue."
+    return cards
 
 
 def write_fits(dataset: xr.Dataset, path: Path, *, variables: Sequence[str], band: str | None) -> None:

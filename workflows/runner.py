@@ -176,6 +176,8 @@ class Run:
                     outputs.extend(made)
                     planned_memory = max(planned_memory, planned.plan.memory)
                     step = self._stored(planned.step)
+                    if step.dataset is not None and "notes" in step.dataset and str(step.dataset["notes"].values):
+                        self.reporter.message(f"{node.name}: {step.dataset['notes'].values}")
                 steps[node.name] = step
                 del planned
                 _tidy()

@@ -144,7 +144,7 @@ def anchor(
         out[f] = replace(place, centre=centre, linear=(new[:2] @ old[:2].T) @ place.linear)
     if abs(factor - 1.0) > 1e-6:
         # The island grew about its own middle: where that lies has to be found again.
-        return anchor(_rescale(out, factor), hints, half, field=field)
+        return anchor(rescale(out, factor), hints, half, field=field)
     return out, agree
 
 
@@ -154,7 +154,7 @@ def _rotation(a: Floats, b: Floats) -> Floats:
     return np.asarray(u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt)
 
 
-def _rescale(places: Mapping[int, Place], factor: float) -> dict[int, Place]:
+def rescale(places: Mapping[int, Place], factor: float) -> dict[int, Place]:
     """The island with all distances from its middle, and all scales, times a factor near 1."""
     middle = np.mean([p.centre for p in places.values()], axis=0)
     middle /= np.linalg.norm(middle)
@@ -197,6 +197,15 @@ def place_wcs(place: Place, half: float, bend: Floats) -> str:
     else:
         wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
     wcs.wcs.set()
+    return wcs_header(wcs)
+
+
+def named(text: str, name: str) -> str:
+    """Text of a WCS that carries a name (WCSNAME); "" = none."""
+    if not name:
+        return text
+    wcs = parse_wcs(text).deepcopy()
+    wcs.wcs.name = name
     return wcs_header(wcs)
 
 

@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 
 from skyloom.ops.errors import CapacityError, DataError
 from skyloom.ops.footprints import outline
-from skyloom.ops.grid import Grid, parse_wcs, pixel_to_sky, sky_to_pixel, wcs_header
+from skyloom.ops.grid import POINTED, RELATIVE, Grid, parse_wcs, pixel_to_sky, sky_to_pixel, wcs_header
 
 Projection = Literal["auto", "TAN", "SIN", "STG", "ZEA", "ARC"]
 Orientation = Literal["north", "frames"]
@@ -285,6 +285,12 @@ def automatic_canvas(
             f"{grid.pixel_scale:.3g} arcsec a pixel, more than max_canvas = {_number(max_canvas)} Mpixel; "
             "give a coarser pixel_scale or a larger max_canvas"
         )
+    # What its frames do not know of the sky the canvas does not know.
+    known = {parse_wcs(str(session["wcs"].values[i])).wcs.name for i in np.flatnonzero(inside)}
+    for name in (RELATIVE, POINTED):
+        if name in known:
+            grid = grid.named(name)
+            break
     return Canvas(grid, inside, tuple(r[:200] for r in reason))
 
 

@@ -17,7 +17,8 @@ from scipy.sparse.csgraph import connected_components
 
 from skyloom.ops.arrays import LOCATION
 from skyloom.ops.errors import NotYetKnown
-from skyloom.ops.registration.anchor import Hint, anchor, first_place, header_error, hints_of, place_wcs
+from skyloom.ops.grid import POINTED, RELATIVE
+from skyloom.ops.registration.anchor import Hint, anchor, first_place, header_error, hints_of, named, place_wcs
 from skyloom.ops.registration.bundle import Bundle, Sightings, distortion_terms, join_edges, solve_bundle
 from skyloom.ops.registration.bundle_step import DEGREES
 from skyloom.ops.registration.fixed import acquitted, moved_frames, same_sky, stays, suspects
@@ -25,6 +26,8 @@ from skyloom.ops.registration.pairs import LEAST_MATCHES, Edge, verify
 from skyloom.ops.registration.placing import Place, common_scale, place_island
 from skyloom.ops.registration.quads import MOST_QUERIES, Meeting, border_groups, find_meetings, make_patterns
 from skyloom.ops.registration.relink import relink
+from skyloom.ops.registration.sky.anchoring import Solver, anchor_island, sky_memory, year_of
+from skyloom.ops.registration.sky.search import forget_sky
 from skyloom.ops.registration.stars import BLENDED, NEAR_EDGE
 from skyloom.ops.registry import Cost, Param, register
 from skyloom.ops.threads import one_blas_thread
@@ -77,6 +80,7 @@ def solve_locations(
     tolerance: float = 3.0,
     min_matches: int = LEAST_MATCHES,
     distortion: bool = True,
+    solve: Solver = "auto",
 ) -> Location:
     """Find out where every frame looks; the eager core of `locate`.
 
@@ -90,7 +94,7 @@ def solve_locations(
         (frame,) of a measurement.
     light
         (frame, 2) background and noise of a measurement, for the reasons of frames without stars.
-    trust, tolerance, min_matches, distortion
+    trust, tolerance, min_matches, distortion, solve
         As in `locate`.
     """
     count = session.sizes["frame"]
@@ -114,12 +118,11 @@ def solve_locations(
     )
     solved: list[int] = []
 
-    def solution(label: int) -> tuple[dict[int, Place], Bundle, Sightings]:
-        frames = np.flatnonzero(island == label).tolist()
-        mine = [e for e in edges if island[e.a] == label]
-        return _solve_island(frames, mine, lists, sigma, hints, half, middles, camera, distortion)
+    def lay(frames: list[int], at: list[Hint]) -> tuple[dict[int, Place], Bundle, Sightings]:
+        mine = [e for e in edges if island[e.a] == island[frames[0]]] if len(frames) > 1 else []
+        return _solve_island(frames, mine, lists, sigma, at, half, middles, camera, distortion)
 
-    first = solution(0) if island.max(initial=-1) >= 0 else None
+    first = lay(np.flatnonzero(island == 0).tolist(), hints) if island.max(initial=-1) >= 0 else None
     for _ in range(_LOOKS):
         if first is None or all(island[f] == 0 for f in lists):
             break
@@ -129,39 +132,68 @@ def solve_locations(
             break
         edges += more
         island[:] = _islands(edges, count)
-        first = solution(0)
-    for label in range(int(island.max(initial=-1)) + 1):
-        frames = np.flatnonzero(island == label).tolist()
-        places, bundle, sightings = first if label == 0 and first is not None else solution(label)
-        places, agree = anchor(places, {f: hints[f] for f in frames}, half)
-        anchored = agree > 0 or all(np.isfinite([hints[f].ra, hints[f].dec]).all() for f in frames)
-        if label > 0 and not anchored:
-            for f in frames:
-                out.reason[f] = (
-                    f"one of {len(frames)} frames that share no stars with the {int((island == 0).sum())} of the "
-                    f"largest group ({names[solved[0]]}, …), and no header says where they look"
-                )
+        first = lay(np.flatnonzero(island == 0).tolist(), hints)
+    groups = [np.flatnonzero(island == label).tolist() for label in range(int(island.max(initial=-1)) + 1)]
+    # A frame by itself has no other to be wrong with: it is looked up on the sky, or left out below.
+    groups += [[f] for f in sorted(lists) if island[f] < 0 and not hints[f].wcs and len(lists[f]) >= min_matches]
+    dates = [str(t) for t in session["date"].values] if "date" in session else [""] * count
+    for number, frames in enumerate(groups):
+
+        def again(
+            known: Mapping[int, Hint], frames: list[int] = frames
+        ) -> tuple[dict[int, Place], Bundle, Sightings]:
+            return lay(frames, [known.get(f, hint) for f, hint in enumerate(hints)])
+
+        own = {f: hints[f] for f in frames}
+        places, bundle, sightings = first if number == 0 and first is not None else lay(frames, hints)
+        places, agree = anchor(places, own, half)
+        found, why = None, ""
+        if agree == 0 or trust == "never" or solve not in ("auto", "never"):
+            year = year_of([dates[f] for f in frames])
+            found, why = anchor_island(
+                (places, bundle, sightings), again, own, lists, camera, half, dict(enumerate(shapes)), year, solve
+            )
+        if found is not None:
+            places, bundle, sightings = found.laid
+            out.notes.append(f"{_those(frames, names)}: on the sky by its stars: {found.solution.say()}")
+        pointed = all(np.isfinite([hints[f].ra, hints[f].dec]).all() for f in frames)
+        anchored = found is not None or agree > 0 or (pointed and len(frames) > 1)
+        if not anchored and (len(frames) == 1 or number > 0):
+            if len(frames) > 1:
+                for f in frames:
+                    out.reason[f] = (
+                        f"one of {len(frames)} frames that share no stars with the {int((island == 0).sum())} "
+                        f"of the largest group ({names[solved[0]]}, …), and no header says where they look"
+                    )
             continue
         solved += frames
         _say_residuals(out, frames, bundle, sightings)
-        if agree == 0:
+        name = ""
+        if agree == 0 and found is None:
+            name = POINTED if anchored else RELATIVE
             out.notes.append(
-                f"{len(frames)} frames ({names[frames[0]]}, …) have no WCS: their place on the sky is "
+                f"{_those(frames, names)}: no header has a WCS; its place on the sky is "
                 + ("that of the mount's pointing" if anchored else "unknown, the result's WCS is a relative one")
+                + f" (not solved: {why})"
             )
         for f in frames:
             bend = bundle.distortion.get(camera[f], np.zeros((2, len(DEGREES))))
             out.off[f] = header_error(hints[f], places[f], half[f], bend, shapes[f])
             keep = trust == "verified" and out.off[f] <= tolerance
-            out.wcs[f] = hints[f].wcs if keep else place_wcs(places[f], half[f], bend)
+            out.wcs[f] = hints[f].wcs if keep else named(place_wcs(places[f], half[f], bend), name)
             out.origin[f] = "header" if keep else "stars"
-        if label > 0:
+        if number > 0 and found is None:
             out.notes.append(
                 f"{len(frames)} frames ({names[frames[0]]}, …) share no stars with the largest group: they lie "
                 "where their headers say"
             )
     _without_stars(out, hints, lists, status, light, trust, min_matches)
     return out
+
+
+def _those(frames: list[int], names: list[str]) -> str:
+    """Name a group of frames."""
+    return names[frames[0]] if len(frames) == 1 else f"{len(frames)} frames ({names[frames[0]]}, …)"
 
 
 def _star_lists(stars: Floats, status: Floats) -> tuple[dict[int, Floats], dict[int, Floats]]:
@@ -426,7 +458,10 @@ def _task(
 ) -> dict[str, NDArray[Any]]:
     session = xr.Dataset({name: ("frame", values) for name, values in table.items()})
     numbers = np.asarray(summary)
-    found = solve_locations(session, np.asarray(stars), numbers[:, -1], light=numbers[:, :2], **options)
+    try:
+        found = solve_locations(session, np.asarray(stars), numbers[:, -1], light=numbers[:, :2], **options)
+    finally:
+        forget_sky()
     return {
         "wcs": np.array(found.wcs, dtype=f"<U{WCS_WIDTH}"),
         "reason": np.array([r[:200] for r in found.reason], dtype="<U200"),
@@ -455,7 +490,8 @@ def locate_cost(session: xr.Dataset, measurement: xr.Dataset, **parameters: Any)
     return Cost(
         work=np.array(n * 3e-2),
         read=np.array(table),
-        memory=np.array(2 * table + n * (SOLVE_STARS * 900.0 + _PATTERNS * 320.0) + pairs * 90.0 + 60e6),
+        memory=np.array(2 * table + n * (SOLVE_STARS * 900.0 + _PATTERNS * 320.0) + pairs * 90.0 + 60e6)
+        + sky_memory(str(parameters.get("solve", "auto"))),
         rate=1.0,
     )
 
@@ -469,6 +505,7 @@ def locate(
     tolerance: Annotated[float, Param(unit="px", low=0.1, high=100)] = 3.0,
     min_matches: Annotated[int, Param(low=4, high=1000)] = LEAST_MATCHES,
     distortion: bool = True,
+    solve: Solver = "auto",
 ) -> xr.Dataset:
     """Find out where every frame looks, by the stars it shares with the others; headers are checked, not believed.
 
@@ -486,6 +523,11 @@ def locate(
         Stars two frames must have in common to be connected.
     distortion
         Solve for the distortion each camera has (degrees 2 and 3) where the frames overlap enough.
+    solve
+        Look frames that no header places up on the sky. auto: near the mount's pointing, at the scale by focal
+        length and pixel size, in the star catalogue (pip install 'skyloom[solve]') and with solve-field, whichever
+        is installed; catalogue: in the star catalogue, at last over the whole sky and at any scale (a minute), and
+        where headers have a WCS too; solve-field: with that program, likewise; never: relative places only.
 
     Returns
     -------
@@ -494,8 +536,14 @@ def locate(
         header), `island`, `residual` (px), `matches`; `notes` ().
     """
     names = ("wcs", "height", "width", "name", "camera", "telescope", "binning", "focal_length", "pixel_size")
-    table = {n: session[n].values for n in (*names, "ra", "dec", "rotation") if n in session}
-    options = {"trust": trust, "tolerance": tolerance, "min_matches": min_matches, "distortion": distortion}
+    table = {n: session[n].values for n in (*names, "ra", "dec", "rotation", "date") if n in session}
+    options: dict[str, Any] = {
+        "trust": trust,
+        "tolerance": tolerance,
+        "min_matches": min_matches,
+        "distortion": distortion,
+    }
+    options["solve"] = solve
     stars, summary = (da.asarray(measurement[name].data) for name in ("stars", "summary"))
     token = tokenize("locate", stars, summary, table, options)
     solved = delayed(_task, pure=True)(stars, summary, table, options, dask_key_name=f"locate-{token}")

@@ -57,13 +57,13 @@ def test_an_island_is_turned_and_scaled_onto_the_headers_and_a_wrong_one_has_no_
     hints = {i: Hint(place_wcs(p, HALF, STRAIGHT), 0, 0, 0, 0) for i, p in truth.items()}
     hints[2] = Hint(place_wcs(at(84.6, 20.4, 32.0), HALF, STRAIGHT), 0, 0, 0, 0)  # 0.75° off
     hints[4] = NONE
-    from skyloom.ops.registration.anchor import _rescale
+    from skyloom.ops.registration.anchor import rescale
 
     loose = {}
     for i, p in truth.items():
         centre = turn @ p.centre
         loose[i] = replace(p, centre=centre, linear=tangent_basis(centre)[:2] @ (turn @ p.basis[:2].T) @ p.linear)
-    found, agree = anchor(_rescale(loose, factor), hints, dict.fromkeys(truth, HALF))
+    found, agree = anchor(rescale(loose, factor), hints, dict.fromkeys(truth, HALF))
     assert agree == 5
     for i, p in truth.items():
         assert header_error(Hint(place_wcs(p, HALF, STRAIGHT), 0, 0, 0, 0), found[i], HALF, STRAIGHT, SHAPE) < 0.6
