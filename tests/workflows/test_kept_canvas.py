@@ -128,7 +128,7 @@ def test_stars_land_where_the_given_canvas_says(session: Path, tmp_path: Path) -
     sky = SimulatedSession.from_dict(json.loads((session / "truth.json").read_text())["session"]).sky
     stars = sky.stars(grid_of(tmp_path / "given"), slice(0, 380), slice(0, 400), "L")
     x, y = wcs.wcs_world2pix(stars.ra, stars.dec, 0)
-    errors = []
+    errors: list[tuple[float, float]] = []
     for i in np.argsort(-stars.flux):
         if not (10 < x[i] < 389 and 10 < y[i] < 369) or np.sum(np.hypot(x - x[i], y - y[i]) < 15) > 1:
             continue

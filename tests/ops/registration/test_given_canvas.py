@@ -7,19 +7,41 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from astropy.io import fits
 from astropy.wcs import WCS
 
 from skyloom.ops.errors import CapacityError, ConfigError, DataError
-from skyloom.ops.grid import Grid, pixel_to_sky, sky_to_pixel
+from skyloom.ops.grid import Grid, pixel_to_sky, sky_to_pixel, wcs_header
 from skyloom.ops.registration.canvas import Wishes, automatic_canvas, choose_canvas, finest_scale
 from skyloom.ops.registration.given_canvas import canvas_text, read_canvas
 from skyloom.ops.registration.placing import unit_vector
 from skyloom.ops.registration.projecting import projected_wcs
 from skyloom.ops.registration.whereabouts import sky_vectors
-from tests.ops.registration.test_canvas import header, session
 
 WIDTH, HEIGHT = 900, 700
+FRAME = (400, 600)
+"""Rows, columns."""
+
+
+def header(ra: float, dec: float, *, turn: float = 0.0, scale: float = 2.0) -> str:
+    """WCS of a frame that looks at a place."""
+    wcs = projected_wcs("TAN", (ra, dec), pixel_scale=scale, turn=turn)
+    wcs.wcs.crpix = [(FRAME[1] + 1) / 2, (FRAME[0] + 1) / 2]
+    return wcs_header(wcs)
+
+
+def session(headers: list[str]) -> xr.Dataset:
+    """Table of frames."""
+    n = len(headers)
+    table: dict[str, Any] = {
+        "name": [f"light_{i}.fits" for i in range(n)],
+        "wcs": headers,
+        "height": np.full(n, FRAME[0]),
+        "width": np.full(n, FRAME[1]),
+        "kind": ["light"] * n,
+    }
+    return xr.Dataset({k: ("frame", np.array(v)) for k, v in table.items()})
 
 
 def cards(code: str = "ZEA", turn: float = 25.0) -> fits.Header:
@@ -167,7 +189,7 @@ def test_tightest_canvas() -> None:
 
 
 def test_a_long_strip_is_laid_along_a_cylinder() -> None:
-    strip: list[Any] = [header(ra, 0.2 * ra, scale=60, shape=(400, 600)) for ra in np.arange(0, 120, 6.0).tolist()]
+    strip = [header(ra, 0.2 * ra, scale=60) for ra in np.arange(0, 120, 6.0).tolist()]
     canvas = automatic_canvas(session(strip), orientation="tight")
     assert "RA---CEA" in canvas.grid.header
     assert canvas.inside.all()
