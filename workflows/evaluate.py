@@ -15,6 +15,7 @@ import xarray as xr
 from skyloom.ops.errors import DataError, NotYetKnown, SkyloomError, prefixed
 from skyloom.ops.registry import FILES
 from skyloom.workflows.graph import Node, Workflow
+from skyloom.workflows.kept_canvas import with_canvas
 from skyloom.workflows.store import Store
 from skyloom.workflows.unpack import unpacked
 
@@ -89,7 +90,10 @@ def evaluate_node(
             if store is not None and is_session(table):
                 table = unpacked(table, store)
             return Step(node, key, _signed(table, node, key, inputs), stored=False)
-        key = node.key(inputs[p].key for p in node.inputs.values())
+        keys = [inputs[p].key for p in node.inputs.values()]
+        node = with_canvas(node, keys, store)
+        parameters = {**node.parameters, **(execution or {})}
+        key = node.key(keys)
         if node.op.sink:
             return Step(node, key, None, stored=False)
         if not node.op.table and store is not None and store.is_complete(node.name, key):

@@ -180,7 +180,9 @@ def fits_header(dataset: xr.Dataset, plane: Plane) -> fits.Header:
     for entry in json.loads(dataset.attrs.get("provenance", "[]")):
         header["HISTORY"] = f"{entry['node']} = {entry['op']} version {entry['version']} key {entry['key']}"
         for name, value in entry["parameters"].items():
-            header["HISTORY"] = f"  {name} = {json.dumps(value)}"
+            # A canvas is a whole header, and stands in this one anyway.
+            text = json.dumps(value)
+            header["HISTORY"] = f"  {name} = {text if len(text) <= 200 else text[:200] + ' ...'}"
     return header
 
 

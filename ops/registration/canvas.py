@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import xarray as xr
-from astropy.wcs import WCS
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
-from skyloom.ops.errors import CapacityError, DataError
-from skyloom.ops.footprints import outline
-from skyloom.ops.grid import POINTED, RELATIVE, Grid, parse_wcs, pixel_to_sky, sky_to_pixel, wcs_header
+from skyloom.ops.errors import CapacityError, ConfigError, DataError
+from skyloom.ops.grid import POINTED, RELATIVE, Grid, parse_wcs, sky_to_pixel, wcs_header
+from skyloom.ops.registration.given_canvas import AUTO, KEEP, read_canvas
+from skyloom.ops.registration.on_canvas import frames_on, grow
+from skyloom.ops.registration.placing import sky_position, unit_vector
+from skyloom.ops.registration.projecting import (
+    CYLINDRICAL,
+    HALF_SPHERE,
+    SEAM,
+    Projection,
+    extents,
+    fitting_projection,
+    long_axis_turn,
+    projected_wcs,
+    tightest_turn,
+)
+from skyloom.ops.registration.target import parse_size, parse_target
+from skyloom.ops.registration.whereabouts import Whereabouts, clusters, locate_frames, sky_vectors
 
-Projection = Literal["auto", "TAN", "SIN", "STG", "ZEA", "ARC"]
-Orientation = Literal["north", "frames"]
+Orientation = Literal["north", "frames", "tight"]
 
-WIDE = 12.0
-"""Radius of the field (degrees) from which `auto` leaves TAN (area off by 7 % at the edge) for ZEA (by none)."""
 MAJORITY = 2.0
 """How many times the next cluster's frames the largest must have to be believed."""
+FEW_FRAMES = 3
+"""Frames a band needs for its scale to count (where any band has as many) …"""
+SMALL_SHARE = 0.1
+"""… and the part of the frames of the band with most of them."""
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -42,144 +54,234 @@ class Canvas:
 
 
 @dataclass(frozen=True)
-class _Sky:
-    """Where frames lie: arrays over the frames that have a place at all."""
+class Wishes:
+    """What is asked of a canvas; all that is left open follows from the frames."""
 
-    index: NDArray[np.intp]
-    centre: Floats
-    """(n, 3) unit vectors."""
-    corners: Floats
-    """(n, points, 2) ra, dec (degrees) of the outlines."""
-    radius: Floats
-    """(n,) half diagonal (radians)."""
-    scale: Floats
-    """(n,) pixel scale (arcsec)."""
-    angle: Floats
-    """(n,) position angle of the rows' upward direction, east of north (degrees)."""
+    pixel_scale: float | None = None
+    """arcsec."""
+    projection: Projection = "auto"
+    orientation: Orientation = "north"
+    rotation: float | None = None
+    """Position angle of up (degrees, east of north); None: what `orientation` says."""
+    target: str | None = None
+    """Reference point, and middle where there is a size."""
+    size: str | float | None = None
+    tile: int = 512
+    max_gap: float = 3.0
+    max_canvas: float = 20_000.0
+
+    shaping: ClassVar[tuple[str, ...]] = (
+        "pixel_scale",
+        "projection",
+        "orientation",
+        "rotation",
+        "target",
+        "size",
+    )
+    """Names of what a given canvas has settled."""
+
+    def conflicts(self) -> list[str]:
+        """Names of what is asked for though a given canvas has settled it."""
+        plain = Wishes()
+        return [name for name in self.shaping if getattr(self, name) != getattr(plain, name)]
 
 
-def _vectors(ra: Floats, dec: Floats) -> Floats:
-    ra, dec = np.radians(ra), np.radians(dec)
-    return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
+def choose_canvas(session: xr.Dataset, wishes: Wishes, *, given: str = AUTO, growth: int = 0) -> Canvas:
+    """Return the canvas somebody gives, or the one that fits the frames.
 
+    Parameters
+    ----------
+    session
+        Table over `frame` with `wcs`, `height`, `width`, `kind`, `name` and, where there are bands, `band`.
+    wishes
+        What is asked of a canvas that is not given.
+    given
+        `auto` or `keep` (nothing is given), or what `read_canvas` takes.
+    growth
+        Pixels by multiples of which a given canvas may grow; 0: not at all.
 
-def _angles(vector: Floats) -> tuple[float, float]:
-    x, y, z = vector / np.linalg.norm(vector)
-    return math.degrees(math.atan2(y, x)) % 360.0, math.degrees(math.asin(np.clip(z, -1, 1)))
-
-
-def _locate(session: xr.Dataset, reason: list[str]) -> _Sky:
-    """Place the frames on the sky; writes the reason for those that have no place."""
-    headers, kinds = session["wcs"].values, session["kind"].values
-    heights, widths = session["height"].values, session["width"].values
-    rows = []
-    for i in range(session.sizes["frame"]):
-        if kinds[i] not in ("light", "unknown"):
-            reason[i] = f"a {kinds[i]} frame, not a light"
-            continue
-        if not headers[i]:
-            reason[i] = "no usable WCS in the header"
-            continue
-        height, width = int(heights[i]), int(widths[i])
-        x, y = outline(height, width)
-        cx, cy = (width - 1) / 2, (height - 1) / 2
-        try:
-            wcs = parse_wcs(str(headers[i]))
-            ra, dec = pixel_to_sky(
-                wcs, np.concatenate([x, [cx, cx + 1, cx]]), np.concatenate([y, [cy, cy, cy + 1]])
-            )
-        except Exception as failure:  # astropy raises many kinds for a WCS that means nothing
-            reason[i] = f"unusable WCS in the header: {str(failure).splitlines()[0]}"[:200]
-            continue
-        if not (np.isfinite(ra).all() and np.isfinite(dec).all()):
-            reason[i] = "the WCS in the header does not reach the frame's edges"
-            continue
-        places = _vectors(ra, dec)
-        centre, right, up = places[-3:]
-        radius = float(np.arccos(np.clip(places[:-3] @ centre, -1, 1)).max())
-        area = float(np.linalg.norm(np.cross(right - centre, up - centre)))
-        north = np.array([0.0, 0.0, 1.0]) - centre[2] * centre
-        east = np.cross([0.0, 0.0, 1.0], centre)
-        angle = math.degrees(math.atan2(float((up - centre) @ east), float((up - centre) @ north)))
-        if not area > 0:
-            reason[i] = "unusable WCS in the header: its pixels have no area"
-            continue
-        rows.append((i, centre, np.stack([ra[:-3], dec[:-3]], -1), radius, math.sqrt(area), angle))
-    if not rows:
-        raise DataError(
-            f"none of the {session.sizes['frame']} frames has a usable WCS: a canvas needs positions "
-            f"(first: {session['name'].values[0]}: {reason[0]}); solve the frames (ASTAP, astrometry.net) first"
-            if session.sizes["frame"]
-            else "the session has no frames"
+    Raises
+    ------
+    ConfigError
+        If both a canvas and parts of one are given, or something cannot be understood.
+    DataError
+        If no frame has a position or none is on the canvas, or far groups of frames are so alike in number that
+        none can be chosen.
+    CapacityError
+        If the canvas exceeds `max_canvas`.
+    """
+    if given in (AUTO, KEEP):
+        if growth:
+            raise ConfigError(f"growth = {growth} is of a canvas that is given; canvas = {given}")
+        if wishes.size is not None:
+            return _sized_canvas(session, wishes)
+        return _fitting_canvas(session, wishes)
+    conflicts = wishes.conflicts()
+    if conflicts:
+        raise ConfigError(
+            f"canvas and {', '.join(conflicts)} cannot both be given: the canvas has settled that; leave out one"
         )
-    columns = [np.array(column) for column in zip(*rows, strict=True)]
-    columns[4] = np.degrees(columns[4]) * 3600.0
-    return _Sky(columns[0].astype(np.intp), *columns[1:])
+    if growth % wishes.tile:
+        raise ConfigError(f"growth = {growth} should be a multiple of tile = {wishes.tile}")
+    grid = read_canvas(given, tile=wishes.tile)
+    reason = [""] * session.sizes["frame"]
+    sky = locate_frames(session, reason)
+    if growth:
+        grid = grow(session, sky, grid, step=growth, max_gap=wishes.max_gap)
+    return _checked(session, grid, frames_on(session, sky, grid, reason), reason, wishes)
 
 
-def _clusters(sky: _Sky, max_gap: float) -> NDArray[np.int64]:
-    """Label frames that hang together: gaps up to `max_gap` times the field (diagonal) are bridged."""
-    # Frames of one pointing are one node: a deep stack has millions of pairs that all say the same.
-    step = max(0.1 * float(sky.radius.min()), 1e-9)
-    cells, inverse = np.unique(np.round(sky.centre / step).astype(np.int64), axis=0, return_inverse=True)
-    inverse = inverse.ravel()
-    reach = np.zeros(len(cells))
-    np.maximum.at(reach, inverse, sky.radius)
-    places = cells * step
-    widest = float(reach.max())
-    chord = 2 * math.sin(min(widest * (1 + max_gap), math.pi / 2))
-    pairs = cKDTree(places).query_pairs(chord, output_type="ndarray")
-    chords = np.linalg.norm(places[pairs[:, 0]] - places[pairs[:, 1]], axis=-1)
-    apart = 2 * np.arcsin(np.clip(chords / 2, 0, 1)) - step
-    ends = reach[pairs]
-    linked = pairs[apart <= ends.sum(axis=1) + 2 * max_gap * ends.max(axis=1)]
-    graph = coo_matrix((np.ones(len(linked)), (linked[:, 0], linked[:, 1])), shape=(len(cells),) * 2)
-    labels = connected_components(graph, directed=False)[1]
-    return np.asarray(labels[inverse], dtype=np.int64)
+def automatic_canvas(
+    session: xr.Dataset,
+    *,
+    pixel_scale: float | None = None,
+    projection: Projection = "auto",
+    orientation: Orientation = "north",
+    tile: int = 512,
+    max_gap: float = 3.0,
+    max_canvas: float = 20_000.0,
+) -> Canvas:
+    """Choose the canvas for a session from its headers; leave out the frames that cannot be meant.
+
+    Parameters
+    ----------
+    session
+        As in `choose_canvas`.
+    pixel_scale
+        Side of a canvas pixel (arcsec); None takes that of `finest_scale`.
+    projection
+        FITS code; auto takes that of `fitting_projection`.
+    orientation
+        north: north up, east left; frames: the frames' own rotation where all share it within 1°; tight: the one
+        of the smallest canvas.
+    tile
+        Side of the grid's tiles (pixels).
+    max_gap
+        Empty sky (in frame diagonals) that still lets separate fields belong together.
+    max_canvas
+        Largest canvas (Mpixel).
+    """
+    wishes = Wishes(
+        pixel_scale=pixel_scale,
+        projection=projection,
+        orientation=orientation,
+        tile=tile,
+        max_gap=max_gap,
+        max_canvas=max_canvas,
+    )
+    return choose_canvas(session, wishes)
 
 
-def _build(
-    sky: _Sky, members: Bools, *, pixel_scale: float, projection: Projection, orientation: Orientation, tile: int
-) -> Grid:
-    """Tight grid over the outlines of some frames."""
-    centres, corners = sky.centre[members], sky.corners[members]
-    # Every pointing counts once: a deep stack must not pull the reference point to its corner.
+def finest_scale(scale: Floats, band: NDArray[np.str_]) -> float:
+    """Pixel scale that loses nothing of the band that resolves most.
+
+    Parameters
+    ----------
+    scale
+        (n,) of the frames (arcsec).
+    band
+        (n,) their bands.
+
+    Notes
+    -----
+    Of each band the scale a quarter of its frames reach or beat: one odd frame does not decide, nor does a band of
+    one or two frames beside bands of many.
+    """
+    names, inverse, counts = np.unique(band, return_inverse=True, return_counts=True)
+    enough = max(min(FEW_FRAMES, int(counts.max())), SMALL_SHARE * counts.max())
+    quartiles = [
+        float(np.percentile(scale[inverse.ravel() == k], 25, method="lower"))
+        for k in range(len(names))
+        if counts[k] >= enough
+    ]
+    # Headers differ in the seventh digit; the canvas need not.
+    return float(f"{min(quartiles):.6g}")
+
+
+def _bands(session: xr.Dataset, sky: Whereabouts) -> NDArray[np.str_]:
+    if "band" not in session:
+        return np.full(len(sky.index), "")
+    return np.asarray(session["band"].values[sky.index], dtype=str)
+
+
+def _middle(sky: Whereabouts, members: Bools) -> Floats:
+    """Unit vector amid the frames. Every pointing counts once: a deep stack must not pull it to its corner."""
+    centres = sky.centre[members]
     step = max(0.25 * float(sky.radius[members].min()), 1e-9)
     cells, inverse, sizes = np.unique(np.round(centres / step), axis=0, return_inverse=True, return_counts=True)
     middle = np.zeros(3)
     for axis in range(3):
         middle[axis] = float((np.bincount(inverse.ravel(), centres[:, axis], len(cells)) / sizes).sum())
-    if np.linalg.norm(middle) < 1e-6:
-        middle = centres[0]
-    ra, dec = _angles(middle)
-    places = _vectors(corners[..., 0].ravel(), corners[..., 1].ravel())
-    radius = math.degrees(float(np.arccos(np.clip(places @ _vectors(np.array(ra), np.array(dec)), -1, 1)).max()))
-    code = ("TAN" if radius <= WIDE else "ZEA") if projection == "auto" else projection
-    if code in ("TAN", "SIN") and radius >= 85.0:
-        raise DataError(f"the field reaches {radius:.0f}° from its centre: {code} ends at 90°; choose ZEA")
-    # A round reference point is the same when a frame more moves the middle a little.
-    digits = max(0, math.ceil(-math.log10(max(radius, 1e-6) / 10)))
-    ra, dec = round(ra, digits) % 360.0, float(np.clip(round(dec, digits), -90, 90))
-    wcs = WCS(naxis=2)
-    wcs.wcs.ctype = [f"RA---{code}", f"DEC--{code}"]
-    wcs.wcs.cunit = ["deg", "deg"]
-    wcs.wcs.radesys = "ICRS"
-    wcs.wcs.crval = [ra, dec]
-    wcs.wcs.crpix = [1.0, 1.0]
-    wcs.wcs.cdelt = [-pixel_scale / 3600.0, pixel_scale / 3600.0]
-    turn = _common_angle(sky.angle[members]) if orientation == "frames" else 0.0
-    if turn:
-        c, s = math.cos(math.radians(turn)), math.sin(math.radians(turn))
-        wcs.wcs.pc = [[c, -s], [s, c]]
-    wcs.wcs.set()
+    length = float(np.linalg.norm(middle))
+    return np.asarray(centres[0] if length < 1e-6 else middle / length)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What fixes the pixels of a canvas but for its bounds."""
+
+    code: str
+    reference: tuple[float, float]
+    turn: float
+
+
+def _lay(sky: Whereabouts, members: Bools, wishes: Wishes, *, scale: float) -> _Frame:
+    """Choose reference point, projection and turn."""
+    corners = sky.corners[members]
+    places = sky_vectors(corners[..., 0].ravel(), corners[..., 1].ravel())
+    size = None if wishes.size is None else parse_size(wishes.size)
+    if wishes.target is not None:
+        reference = parse_target(wishes.target)
+        reach = size.radius(scale) if size else extents(places, reference, 0.0)[0]
+    else:
+        ra, dec = sky_position(_middle(sky, members))
+        reach = extents(places, (ra, dec), 0.0)[0]
+        # A round reference point is the same when a frame more moves the middle a little.
+        digits = max(0, math.ceil(-math.log10(max(reach, 1e-6) / 10)))
+        reference = round(ra, digits) % 360.0, float(np.clip(round(dec, digits), -90, 90))
+        reach = size.radius(scale) if size else reach
+    tight = wishes.rotation is None and wishes.orientation == "tight"
+    if wishes.rotation is not None:
+        turn = wishes.rotation
+    elif wishes.orientation == "frames":
+        turn = _common_angle(sky.angle[members])
+    else:
+        turn = long_axis_turn(places, reference) if tight else 0.0
+    code = str(wishes.projection)
+    if size:
+        rows, columns = size.shape(scale)
+        along, across = (0.5 * n * scale / 3600.0 for n in (columns, rows))
+    else:
+        _, along, across = extents(places, reference, turn)
+    if code == "auto":
+        code = fitting_projection(reach, along, across, reference[1])
+    if code in ("TAN", "SIN") and reach >= HALF_SPHERE:
+        raise DataError(f"the field reaches {reach:.0f}° from its centre: {code} ends at 90°; choose ZEA")
+    if code in CYLINDRICAL and along > 180.0 - (180.0 - SEAM) / 2:
+        raise DataError(f"the field reaches {along:.0f}° along the cylinder of {code}, past its seam; choose ZEA")
+    if tight and code not in CYLINDRICAL:
+        wcs = projected_wcs(code, reference, pixel_scale=3600.0, turn=0.0)
+        x, y = sky_to_pixel(wcs, corners[..., 0].ravel(), corners[..., 1].ravel())
+        points = np.stack([-x, y], axis=-1)
+        turn = tightest_turn(points[np.isfinite(points).all(axis=1)])
+    return _Frame(code, reference, turn)
+
+
+def _build(sky: Whereabouts, members: Bools, wishes: Wishes, bands: NDArray[np.str_]) -> Grid:
+    """Tight grid over the outlines of some frames."""
+    scale = wishes.pixel_scale or finest_scale(sky.scale[members], bands[members])
+    scale = float(f"{scale:.6g}")
+    plan = _lay(sky, members, wishes, scale=scale)
+    corners = sky.corners[members]
+    wcs = projected_wcs(plan.code, plan.reference, pixel_scale=scale, turn=plan.turn)
     x, y = sky_to_pixel(wcs, corners[..., 0].ravel(), corners[..., 1].ravel())
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise DataError(f"part of the field cannot be projected with {code}; choose ZEA")
+        raise DataError(f"part of the field cannot be projected with {plan.code}; choose ZEA")
     # Rounding must not cost a row: a hundredth of a pixel is no data.
     left, low = math.floor(x.min() + 0.51), math.floor(y.min() + 0.51)
     right, high = math.ceil(x.max() - 0.51), math.ceil(y.max() - 0.51)
     wcs.wcs.crpix = [1.0 - left, 1.0 - low]
-    return Grid(wcs_header(wcs), (high - low + 1, right - left + 1), tile)
+    return Grid(wcs_header(wcs), (high - low + 1, right - left + 1), wishes.tile)
 
 
 def _common_angle(angles: Floats) -> float:
@@ -198,79 +300,34 @@ def _number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
 
 
-def automatic_canvas(
-    session: xr.Dataset,
-    *,
-    pixel_scale: float | None = None,
-    projection: Projection = "auto",
-    orientation: Orientation = "north",
-    tile: int = 512,
-    max_gap: float = 3.0,
-    max_canvas: float = 20_000.0,
-) -> Canvas:
-    """Choose the canvas for a session from its headers; leave out the frames that cannot be meant.
-
-    Parameters
-    ----------
-    session
-        Table over `frame` with `wcs`, `height`, `width`, `kind`, `name`.
-    pixel_scale
-        Side of a canvas pixel (arcsec); None takes the scale a quarter of the frames reach or beat.
-    projection
-        FITS code; auto is TAN up to `WIDE`, ZEA beyond.
-    orientation
-        north: north up, east left; frames: the frames' own rotation where all share it within 1°.
-    tile
-        Side of the grid's tiles (pixels).
-    max_gap
-        Empty sky (in frame diagonals) that still lets separate fields belong together.
-    max_canvas
-        Largest canvas (Mpixel).
-
-    Returns
-    -------
-    Canvas
-        Grid, and per frame whether and why not.
-
-    Raises
-    ------
-    DataError
-        If no frame has a position, or far groups of frames are so alike in number that none can be chosen.
-    CapacityError
-        If the canvas exceeds `max_canvas`.
-    """
-    total = session.sizes["frame"]
-    reason = [""] * total
-    sky = _locate(session, reason)
-    names = [str(session["name"].values[i]) for i in sky.index]
-    labels = _clusters(sky, max_gap)
+def _main_cluster(session: xr.Dataset, sky: Whereabouts, wishes: Wishes) -> tuple[Bools, NDArray[np.int64]]:
+    """Frames that hang together and are most, and the labels of all groups."""
+    labels = clusters(sky, wishes.max_gap)
     sizes = np.bincount(labels)
     order = np.argsort(-sizes, kind="stable")
-    main = labels == order[0]
-
-    def build(members: Bools) -> Grid:
-        scale = pixel_scale or float(np.percentile(sky.scale[members], 25, method="lower"))
-        # Headers differ in the seventh digit; the canvas need not.
-        return _build(
-            sky,
-            members,
-            pixel_scale=float(f"{scale:.6g}"),
-            projection=projection,
-            orientation=orientation,
-            tile=tile,
-        )
-
     if len(order) > 1 and sizes[order[0]] < MAJORITY * sizes[order[1]]:
-        raise DataError(_undecided(sky, names, labels, order[:4], sizes, max_gap))
-    grid = build(main)
-    inside = np.zeros(total, np.bool_)
-    inside[sky.index[main]] = True
+        names = [str(session["name"].values[i]) for i in sky.index]
+        raise DataError(_undecided(sky, names, labels, order[:4], sizes, wishes.max_gap))
+    return np.asarray(labels == order[0]), labels
+
+
+def _fitting_canvas(session: xr.Dataset, wishes: Wishes) -> Canvas:
+    """Tight around the frames that hang together."""
+    reason = [""] * session.sizes["frame"]
+    sky = locate_frames(session, reason)
+    bands = _bands(session, sky)
+    main, labels = _main_cluster(session, sky, wishes)
     middle = sky.centre[main].mean(axis=0)
     middle /= np.linalg.norm(middle)
-    for label in order[1:]:
+    if wishes.target is not None:
+        _check_near(wishes.target, sky, main, middle)
+    grid = _build(sky, main, wishes, bands)
+    inside = np.zeros(len(reason), np.bool_)
+    inside[sky.index[main]] = True
+    for label in np.unique(labels[~main]):
         members = labels == label
         try:
-            grown = f"{_number(_megapixels(build(main | members)))} Mpixel"
+            grown = f"{_number(_megapixels(_build(sky, main | members, wishes, bands)))} Mpixel"
         except DataError:
             grown = "more than the projection holds"
         for i in np.nonzero(members)[0]:
@@ -279,10 +336,51 @@ def automatic_canvas(
                 f"{away:.1f}° from the other {main.sum()} frames; canvas would grow from "
                 f"{_number(_megapixels(grid))} to {grown}"
             )
-    if _megapixels(grid) > max_canvas:
+    return _checked(session, grid, inside, reason, wishes)
+
+
+def _check_near(target: str, sky: Whereabouts, members: Bools, middle: Floats) -> None:
+    """A canvas around frames that has its reference point elsewhere is a slip, or needs a size."""
+    apart = np.arccos(np.clip(sky.centre[members] @ unit_vector(*parse_target(target)), -1, 1))
+    reach = float(np.arccos(np.clip(sky.centre[members] @ middle, -1, 1)).max() + sky.radius[members].max())
+    if float(apart.min()) > 2 * reach:
+        ra, dec = sky_position(middle)
+        raise DataError(
+            f"target = {target!r} is {math.degrees(float(apart.min())):.1f}° from the nearest frame (around "
+            f"RA {ra:.2f}° Dec {dec:+.2f}°): give another target, or none"
+        )
+
+
+def _sized_canvas(session: xr.Dataset, wishes: Wishes) -> Canvas:
+    """Of a given size, around the target or amid the frames."""
+    assert wishes.size is not None
+    reason = [""] * session.sizes["frame"]
+    sky = locate_frames(session, reason)
+    members = np.ones(len(sky.index), np.bool_)
+    if wishes.target is None:
+        members = _main_cluster(session, sky, wishes)[0]
+    else:
+        # Scale and rotation are those of the frames around the target, where there are any.
+        radius = parse_size(wishes.size).radius(wishes.pixel_scale or float(np.median(sky.scale)))
+        near = sky.centre @ unit_vector(*parse_target(wishes.target)) > math.cos(math.radians(min(90.0, radius)))
+        members = near if near.any() else members
+    scale = wishes.pixel_scale or finest_scale(sky.scale[members], _bands(session, sky)[members])
+    scale = float(f"{scale:.6g}")
+    rows, columns = parse_size(wishes.size).shape(scale)
+    plan = _lay(sky, members, wishes, scale=scale)
+    wcs = projected_wcs(plan.code, plan.reference, pixel_scale=scale, turn=plan.turn)
+    # Not where the reference point is: that of a turned cylinder may lie beside the middle.
+    x, y = sky_to_pixel(wcs, np.array([plan.reference[0]]), np.array([plan.reference[1]]))
+    wcs.wcs.crpix = [1.0 + (columns - 1) / 2 - round(float(x[0])), 1.0 + (rows - 1) / 2 - round(float(y[0]))]
+    grid = Grid(wcs_header(wcs), (rows, columns), wishes.tile)
+    return _checked(session, grid, frames_on(session, sky, grid, reason), reason, wishes)
+
+
+def _checked(session: xr.Dataset, grid: Grid, inside: Bools, reason: list[str], wishes: Wishes) -> Canvas:
+    if _megapixels(grid) > wishes.max_canvas:
         raise CapacityError(
             f"the canvas would be {grid.shape[1]} × {grid.shape[0]} px = {_number(_megapixels(grid))} Mpixel at "
-            f"{grid.pixel_scale:.3g} arcsec a pixel, more than max_canvas = {_number(max_canvas)} Mpixel; "
+            f"{grid.pixel_scale:.3g} arcsec a pixel, more than max_canvas = {_number(wishes.max_canvas)} Mpixel; "
             "give a coarser pixel_scale or a larger max_canvas"
         )
     # What its frames do not know of the sky the canvas does not know.
@@ -295,7 +393,7 @@ def automatic_canvas(
 
 
 def _undecided(
-    sky: _Sky,
+    sky: Whereabouts,
     names: list[str],
     labels: NDArray[np.int64],
     order: NDArray[np.intp],
@@ -308,7 +406,7 @@ def _undecided(
         members = np.nonzero(labels == label)[0]
         centre = sky.centre[members].mean(axis=0)
         centres.append(centre / np.linalg.norm(centre))
-        ra, dec = _angles(centre)
+        ra, dec = sky_position(centre)
         parts.append(f"{sizes[label]} frame(s) at RA {ra:.2f}° Dec {dec:+.2f}° (first: {names[members[0]]})")
     away = math.degrees(math.acos(np.clip(float(centres[0] @ centres[1]), -1, 1)))
     field = math.degrees(2 * float(np.median(sky.radius)))

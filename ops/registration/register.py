@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from skyloom.ops.grid import Grid
 from skyloom.ops.registration.align import align
-from skyloom.ops.registration.canvas import Canvas, Orientation, Projection, automatic_canvas
+from skyloom.ops.registration.canvas import Canvas, Orientation, Wishes, choose_canvas
+from skyloom.ops.registration.given_canvas import AUTO
 from skyloom.ops.registration.layout import islands, lay_out
+from skyloom.ops.registration.projecting import Projection
 from skyloom.ops.registration.shifts import refine_shifts
 from skyloom.ops.registration.stars import place_stars
 from skyloom.ops.registry import Cost, Param
@@ -193,9 +195,14 @@ def register(
     session: xr.Dataset,
     measurement: xr.Dataset,
     *,
+    canvas: str = AUTO,
+    growth: Annotated[int, Param(unit="px", low=0, high=1e6)] = 0,
+    target: str | None = None,
+    size: str | float | None = None,
     pixel_scale: Annotated[float | None, Param(unit="arcsec", low=1e-4, high=3600)] = None,
     projection: Projection = "auto",
     orientation: Orientation = "north",
+    rotation: Annotated[float | None, Param(unit="deg", low=-360, high=360)] = None,
     tile: Annotated[int, Param(unit="px", low=32, high=16384)] = 512,
     max_gap: Annotated[float, Param(unit="fields", low=0, high=1e4)] = 3.0,
     max_canvas: Annotated[float, Param(unit="Mpixel", low=1e-3)] = 20_000.0,
@@ -213,12 +220,28 @@ def register(
         Table over `frame` from `ingest`.
     measurement
         From `measure`, of the same frames.
+    canvas
+        auto: chosen from the frames. keep: that of the project's last run, which grows by whole tiles where frames
+        reach beyond it, so no pixel moves; what else is asked of a canvas counts in the first run only. Else
+        given: a FITS or XISF image (a mosaic, a frame), a text file of FITS cards, such cards themselves, or the
+        folder of a project; frames outside are left out.
+    growth
+        A given canvas may grow by multiples of this; 0: it stays as it is.
+    target
+        What lies in the middle: an object of Messier's catalogue ("M 31") or a position ("10.68 +41.27" in
+        degrees, "00:42:44 +41:16:09"); without a size the reference point of a canvas around the frames.
+    size
+        Width and height ("2 x 1.5 deg", "3000 x 2000 px"); none: tight around the frames.
     pixel_scale
-        Side of a canvas pixel; none takes that of the frames.
+        Side of a canvas pixel; none takes the finest of the bands' usual scales.
     projection
-        Of the canvas, a FITS code; auto is TAN, or ZEA for fields wider than 24 degrees.
+        Of the canvas, a FITS code; auto is TAN, beyond a radius of 12 degrees ZEA, for strips longer than 90
+        degrees CEA.
     orientation
-        north: north up, east left; frames: the rotation of the frames, where they share one within a degree.
+        north: north up, east left; frames: the rotation of the frames, where they share one within a degree;
+        tight: that of the smallest canvas.
+    rotation
+        Direction that is up, east of north; none: as orientation says.
     tile
         Side of the square tiles the canvas is cut into.
     max_gap
@@ -245,20 +268,26 @@ def register(
 
     Raises
     ------
+    ConfigError
+        If canvas, target or size mean nothing, or contradict each other.
     DataError
-        If no frame has a WCS, or the frames lie in far groups of which none is clearly the largest.
+        If no frame has a WCS or lies on the given canvas, the given canvas cannot be read, or the frames lie in
+        far groups of which none is clearly the largest.
     CapacityError
         If the canvas exceeds `max_canvas`.
     """
-    canvas = automatic_canvas(
-        session,
+    wishes = Wishes(
         pixel_scale=pixel_scale,
         projection=projection,
         orientation=orientation,
+        rotation=rotation,
+        target=target,
+        size=size,
         tile=tile,
         max_gap=max_gap,
         max_canvas=max_canvas,
     )
+    chosen = choose_canvas(session, wishes, given=canvas, growth=growth)
     options = {
         "refine": refine,
         "search": search,
@@ -268,8 +297,8 @@ def register(
     }
     table = {name: session[name].values for name in ("wcs", "height", "width")}
     stars, summary = (da.asarray(measurement[name].data) for name in ("stars", "summary"))
-    token = tokenize("register", stars, summary, table, canvas.grid, canvas.reason, options)
-    solved = delayed(_task, pure=True)(stars, summary, table, canvas, options, dask_key_name=f"register-{token}")
+    token = tokenize("register", stars, summary, table, chosen.grid, chosen.reason, options)
+    solved = delayed(_task, pure=True)(stars, summary, table, chosen, options, dask_key_name=f"register-{token}")
     n = session.sizes["frame"]
     kinds: dict[str, tuple[Any, tuple[int, ...], tuple[str, ...]]] = {
         "use": (np.bool_, (n,), ("frame",)),
@@ -283,10 +312,10 @@ def register(
     for name, (dtype, shape, dims) in kinds.items():
         part = delayed(_pick, pure=True)(solved, name, dask_key_name=f"register-pick-{name}-{token}")
         variables[name] = (dims, da.from_delayed(part, shape, dtype=dtype, name=f"register-{name}-{token}"))
-    variables["in_canvas"] = ("frame", canvas.inside)
-    variables["canvas_reason"] = ("frame", np.array(canvas.reason, dtype="<U200"))
+    variables["in_canvas"] = ("frame", chosen.inside)
+    variables["canvas_reason"] = ("frame", np.array(chosen.reason, dtype="<U200"))
     return xr.Dataset(
         variables,
         coords={"frame": session["frame"].values, "axis": ["x", "y"]},
-        attrs=canvas.grid.to_attrs(),
+        attrs=chosen.grid.to_attrs(),
     )
