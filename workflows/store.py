@@ -30,7 +30,7 @@ from skyloom.ops.arrays import LOCATION
 from skyloom.ops.errors import CapacityError, ConfigError, DataError
 from skyloom.workflows.graph import RESERVED
 from skyloom.workflows.journal import Journal
-from skyloom.workflows.stored import location
+from skyloom.workflows.stored import location, stored_array
 
 STORE_NAME = "project.zarr"
 FRAMES = RESERVED
@@ -426,8 +426,7 @@ class _StoredArray:
         self.ndim = len(self.shape)
 
     def _array(self) -> zarr.Array[Any]:
-        array = zarr.open_array(self.root, path=self.path, mode="r", zarr_format=3)
-        return array
+        return stored_array(self.root, self.path)
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
         data = np.asarray(self._array()[index])

@@ -17,8 +17,10 @@ import xarray as xr
 from astropy.io import fits
 
 from skyloom.configs.loader import NodeSpec
+from skyloom.ops.errors import DataError
+from skyloom.ops.frames import open_source
 from skyloom.ops.measurement import measure as measuring
-from skyloom.workflows import reuse, runner, store
+from skyloom.workflows import runner, store
 from skyloom.workflows.graph import Workflow
 from skyloom.workflows.plan import make_plan
 from skyloom.workflows.progress import Silent
@@ -196,11 +198,11 @@ def test_what_rots_in_the_store_is_measured_again(tmp_path: Path, measured: list
 def test_a_frame_that_could_not_be_read_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write(tmp_path / "in", 1, 2)
     with monkeypatch.context() as gone:
-        original = measuring.open_source
+        original = open_source
 
         def refuse(spec: str) -> Any:
             if "f02" in spec:
-                raise measuring.DataError("the file is gone")
+                raise DataError("the file is gone")
             return original(spec)
 
         gone.setattr(measuring, "open_source", refuse)
@@ -227,7 +229,7 @@ def test_the_old_result_stays_whole_until_the_new_one_is(
                 raise OSError(1, "Operation not permitted")
             link(source, target)
 
-        monkeypatch.setattr(reuse.os, "link", refuse)
+        monkeypatch.setattr(os, "link", refuse)
     elif links == "rewritten":
         monkeypatch.setattr(store, "COMPRESSORS", store.COMPRESSORS[:1])
     write(folder, 4)
