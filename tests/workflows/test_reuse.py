@@ -25,6 +25,7 @@ from skyloom.workflows.graph import Workflow
 from skyloom.workflows.plan import make_plan
 from skyloom.workflows.progress import Silent
 from skyloom.workflows.runner import RunReport, run_workflow
+from skyloom.workflows.simulate import raw_options, session_from_options, simulate_session
 from skyloom.workflows.status import project_status
 from skyloom.workflows.store import Store
 from skyloom.workflows.tables import plan_tables
@@ -310,3 +311,36 @@ def test_killed_while_taking_over(tmp_path: Path, measured: list[str]) -> None:
     assert measured == ["f04"]
     assert (report.nodes[-1].skipped, report.nodes[-1].reused) == (1, 2)
     same_as_from_scratch(folder, project, tmp_path / "scratch")
+
+
+def test_calibrated_frames_go_by_their_masters(tmp_path: Path) -> None:
+    """A light less: nothing of the calibration is done again. A dark less: what it calibrates is."""
+    lights = session_from_options(
+        panels="1x1", frames=3, size=192, overlap=0.1, bands=["L"], nights=1, seed=3, raw=True
+    )
+    options = raw_options(lights, flat_darks=True)
+    folder = tmp_path / "in"
+    simulate_session(folder, options)
+    workflow = Workflow.load("raw").until("measure")
+    run(folder, tmp_path / "p", workflow)
+
+    def without(kind: str) -> dict[str, tuple[int, int]]:
+        next(p for p in sorted(folder.rglob("*.fits")) if p.name.startswith(f"{kind}_")).unlink()
+        report = run(folder, tmp_path / "p", workflow)
+        return {n.name: (n.units, n.reused) for n in report.nodes}
+
+    done = without("light")
+    assert done["masters"][0] == done["levels"][0] == done["flats"][0] == done["measure"][0] == 0
+    assert done["measure"] == (0, 2)
+    done = without("dark")
+    assert done["masters"] == (1, done["masters"][1])
+    assert done["flats"][0] == 0, "they have darks of their own"
+    assert done["measure"] == (2, 0)
+    done = without("flatdark")
+    assert done["masters"][0] == 1
+    assert done["flats"] == (1, 0)
+    assert done["measure"] == (2, 0)
+    run(folder, tmp_path / "scratch", workflow)
+    for node in ("masters", "levels", "flats", "measure"):
+        one, other = (Store(tmp_path / p).open(node).compute() for p in ("p", "scratch"))
+        xr.testing.assert_identical(one, other)
