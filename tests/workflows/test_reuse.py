@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
@@ -20,14 +22,15 @@ from skyloom.configs.loader import NodeSpec
 from skyloom.ops.errors import DataError
 from skyloom.ops.frames import open_source
 from skyloom.ops.measurement import measure as measuring
-from skyloom.workflows import runner, store
+from skyloom.workflows import reuse, runner
+from skyloom.workflows import store as storing
 from skyloom.workflows.graph import Workflow
 from skyloom.workflows.plan import make_plan
 from skyloom.workflows.progress import Silent
 from skyloom.workflows.runner import RunReport, run_workflow
 from skyloom.workflows.simulate import raw_options, session_from_options, simulate_session
 from skyloom.workflows.status import project_status
-from skyloom.workflows.store import Store
+from skyloom.workflows.store import Layout, Store, UnitWriter
 from skyloom.workflows.tables import plan_tables
 
 WORKFLOW = Workflow.build(
@@ -232,7 +235,7 @@ def test_the_old_result_stays_whole_until_the_new_one_is(
 
         monkeypatch.setattr(os, "link", refuse)
     elif links == "rewritten":
-        monkeypatch.setattr(store, "COMPRESSORS", store.COMPRESSORS[:1])
+        monkeypatch.setattr(storing, "COMPRESSORS", storing.COMPRESSORS[:1])
     write(folder, 4)
 
     class Stopper(Silent):
@@ -344,3 +347,33 @@ def test_calibrated_frames_go_by_their_masters(tmp_path: Path) -> None:
     for node in ("masters", "levels", "flats", "measure"):
         one, other = (Store(tmp_path / p).open(node).compute() for p in ("p", "scratch"))
         xr.testing.assert_identical(one, other)
+
+
+def test_tiles_are_taken_over_at_another_place(tmp_path: Path) -> None:
+    """A canvas that has grown to the left and to the right, in shards."""
+    store = Store(tmp_path / "p")
+    store.create()
+    rng = np.random.default_rng(1)
+    small = rng.normal(size=(1, 512, 1200)).astype(np.float32)
+    large = np.concatenate([rng.normal(size=(1, 512, 512)), small, np.zeros((1, 512, 90))], 2).astype(np.float32)
+
+    def prepare(key: str, image: np.ndarray) -> UnitWriter:
+        data = xr.Dataset({"image": (("band", "y", "x"), da.from_array(image, chunks=(1, 512, 512)))})
+        return store.prepare("n", key, data, Layout.of(data, ("band", "y", "x"), node="n"), {"op": "x"})
+
+    old, new = prepare("old", small), prepare("new", large)
+    checksums = {x: old.write((0, 0, x), {"image": small[..., 512 * x : 512 * x + 512]}) for x in range(3)}
+    donors: dict[tuple[int, ...], reuse.Donor] = {}
+    donors |= {(0, 0, x + 1): reuse.Donor("old", (0, 0, x), checksums[x]) for x in range(3)}
+    donors[0, 0, 0] = reuse.Donor("gone", (0, 0, 0), 1)
+    keys = np.array([[["a", "b", "c", "d"]]])
+    tasks = list(reuse.take_overs(donors, sorted(donors), keys, new))
+    records = [record for task in tasks for record in pickle.loads(pickle.dumps(task)).run()]
+    # The last one is cut off otherwise now: its key could not be the same.
+    assert [(r.unit, r.key, r.reused) for r in records] == [((0, 0, 1), "b", True), ((0, 0, 2), "c", True)]
+    store.complete("n", "new", {})
+    assert store.keys("n") == ["new"]
+    pixels = store.open("n")["image"].values
+    assert pixels[..., 512:1536].tobytes() == small[..., :1024].tobytes()
+    assert np.isnan(pixels[..., :512]).all()
+    assert np.isnan(pixels[..., 1536:]).all()

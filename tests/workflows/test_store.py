@@ -134,8 +134,8 @@ def test_an_array_is_opened_once_and_what_is_gone_is_missed(
         for window, pixels in zip(windows, pool.map(lambda w: source.read(*w), windows), strict=True):
             np.testing.assert_array_equal(pixels, IMAGE[0][window])
     assert opened == ["n/k/image"]
-    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
-        np.testing.assert_array_equal(pool.submit(source.read, *windows[3]).result(), IMAGE[0][windows[3]])
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as forked:
+        np.testing.assert_array_equal(forked.submit(source.read, *windows[3]).result(), IMAGE[0][windows[3]])
 
     # Another array at the same place: another shape, another type.
     shutil.rmtree(store.root / "n")

@@ -435,7 +435,9 @@ def tile_keys(sky: Sky, registration: xr.Dataset | None = None) -> NDArray[np.st
     assert op.keys is not None
     registration = (sky.registration if registration is None else registration).compute()
     normalization = sky.normalization.compute()
-    return np.asarray(op.keys(sky.session, registration, normalization, **op.check({"tile": 96})))[0]
+    keys = op.keys(sky.session, registration, normalization, **op.check({"tile": 96}))
+    assert keys.shape[0] == 1
+    return np.array(keys[0], dtype=np.str_)
 
 
 def wide(sky: Sky) -> None:
@@ -479,8 +481,8 @@ def test_a_tile_depends_on_the_frames_over_it(sky: Sky) -> None:
     assert not changed[left].any()
     assert changed[right].all()
     after = sky.computed(tile=96)
-    for name in after.data_vars:
-        one, other = pixels[name].values[0], after[name].values[0]
+    for variable in after.data_vars:
+        one, other = pixels[variable].values[0], after[variable].values[0]
         assert one[:, :480].tobytes() == other[:, :480].tobytes()
     assert not np.array_equal(pixels["image"].values, after["image"].values, equal_nan=True)
 
