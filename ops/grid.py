@@ -104,6 +104,20 @@ class Grid:
             for tx in range(self.tiles[1]):
                 yield (ty, tx), self.window(ty, tx)
 
+    @property
+    def lattice(self) -> str:
+        """Header text of the pixels wherever the canvas begins: that of all canvases of the same pixels.
+
+        With whole numbers for the reference pixel, positions from it are exact whatever the canvas.
+        """
+        return "\n".join(line for line in self.header.split("\n") if not line.startswith("CRPIX"))
+
+    def place(self, rows: slice, columns: slice) -> tuple[float, float, int, int]:
+        """Where a window lies on the lattice: y, x of its corner from the reference pixel, rows, columns."""
+        x, y = self.wcs.wcs.crpix
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        return (rows.start - float(y), columns.start - float(x), height, width)
+
     def retile(self, tile: int) -> Grid:
         """Return the same pixels cut into tiles of another size."""
         return Grid(self.header, self.shape, tile)

@@ -53,6 +53,15 @@ class Cost:
     """Mpixel·frames a second on one core, for the estimate of time."""
 
 
+UnitKeys = Callable[..., NDArray[np.str_]]
+"""Called with an op's inputs and parameters, returns a text for each unit: a digest of all of the inputs that the
+unit's pixels depend on (the parameters are added by the caller); "" = never taken over. It computes nothing; where
+it needs what is not computed yet it raises `NotYetKnown`."""
+Lasting = Callable[[Mapping[str, NDArray[Any]]], bool]
+"""Called with a unit's arrays by name, tells whether they follow from the inputs alone: False where a file could
+not be read, which may be well again later."""
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One keyword parameter of an op."""
@@ -175,6 +184,10 @@ class Op:
     origin: str = field(default="skyloom")
     table: bool = False
     """True: the result is a table made at once from tables, anew in every run: it may name files."""
+    keys: UnitKeys | None = None
+    """What each unit depends on; None: on everything."""
+    lasting: Lasting | None = None
+    """Whether a unit may be taken over; None: always."""
 
     def check(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Complete, checked parameters: defaults filled in.
@@ -220,6 +233,8 @@ def register(
     cost: Callable[..., Cost] | None = None,
     sink: bool = False,
     table: bool = False,
+    keys: UnitKeys | None = None,
+    lasting: Lasting | None = None,
     name: str | None = None,
     origin: str = "skyloom",
 ) -> Callable[[Function], Function]:
@@ -238,6 +253,11 @@ def register(
     table
         The op makes a table at once from tables and headers, no pixels: it is made anew in every run (files may
         have moved), and kept in the store for people to see.
+    keys
+        Called with the op's arguments, returns the `UnitKeys`: units whose key is that of a unit of an earlier
+        result are taken over from there. Without it a result is computed as a whole.
+    lasting
+        Called with a unit's arrays: whether later results may take it over (see `Lasting`).
     name
         Defaults to the function's.
     origin
@@ -258,6 +278,8 @@ def register(
             cost=cost,
             sink=sink,
             table=table,
+            keys=keys,
+            lasting=lasting,
             origin=origin,
         )
         known = _OPS.get(entry.name)
@@ -278,6 +300,8 @@ def _describe(
     cost: Callable[..., Cost] | None,
     sink: bool,
     table: bool,
+    keys: UnitKeys | None,
+    lasting: Lasting | None,
     origin: str,
 ) -> Op:
     docs = _parameter_docs(function.__doc__ or "")
@@ -323,6 +347,8 @@ def _describe(
         optional_inputs=tuple(optional),
         origin=origin,
         table=table,
+        keys=keys,
+        lasting=lasting,
     )
 
 

@@ -16,6 +16,7 @@ def _facts(node: NodePlan) -> list[str]:
     if node.stored:
         return ["as before"]
     lines = [count(node.units, "task") + (f" + {node.done} done" if node.done else "")]
+    lines[0] += f" + {node.reused} reused" if node.reused else ""
     lines.append(f"{format_bytes(node.memory)}, {format_seconds(node.seconds)}")
     return lines
 

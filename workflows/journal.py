@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +19,10 @@ class UnitRecord:
     seconds: float
     finished: float
     """Seconds since the epoch."""
+    key: str = ""
+    """What the unit depends on; a later result takes over the units whose key it shares. "" = never."""
+    reused: bool = False
+    """Whether it was taken over from an earlier result."""
 
 
 class Journal:
@@ -39,24 +44,29 @@ class Journal:
                     int(entry["checksum"]),
                     float(entry["seconds"]),
                     float(entry["finished"]),
+                    str(entry.get("key", "")),
+                    bool(entry.get("reused", False)),
                 )
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 continue
             records[record.unit] = record
         return records
 
-    def append(self, record: UnitRecord) -> None:
-        """Add a record and see it to the disk.
+    def append(self, records: Iterable[UnitRecord]) -> None:
+        """Add records and see them to the disk.
 
-        The line starts with a newline if a crash tore the last one, so that only the torn line is lost.
+        They start with a newline if a crash tore the last line, so that only the torn line is lost.
         """
+        lines = b"".join(json.dumps(asdict(record)).encode() + b"\n" for record in records)
+        if not lines:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab+") as file:
             lead = b""
             if file.tell() > 0:
                 file.seek(-1, os.SEEK_END)
                 lead = b"" if file.read(1) == b"\n" else b"\n"
-            file.write(lead + json.dumps(asdict(record)).encode() + b"\n")
+            file.write(lead + lines)
             file.flush()
             os.fsync(file.fileno())
 

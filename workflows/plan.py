@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,15 @@ from skyloom.ops.registry import FILES, Cost
 from skyloom.workflows.evaluate import Step, evaluate_node, is_session
 from skyloom.workflows.graph import Node, Workflow
 from skyloom.workflows.machine import BASE_BYTES, available_memory, format_bytes, format_seconds
+from skyloom.workflows.reuse import Donor, reusable, unit_keys
 from skyloom.workflows.store import Layout, Store
 from skyloom.workflows.unpack import frame_bytes, packed_frames
 
 TASK_MEMORY = "task_memory"
 """Execution parameter by which an op takes its bytes a task."""
+
+TAKE_OVER_COPIES = 3.0
+"""Peak of taking a unit over, in blocks of its largest variable."""
 
 _DEFAULT_RATE = 50.0
 
@@ -41,6 +45,8 @@ class NodePlan:
     units: int
     """Tasks to run (units with data that are not done)."""
     done: int
+    reused: int
+    """Units taken over from an earlier result."""
     empty: int
     """Units without data: neither run nor written."""
     work: float
@@ -68,6 +74,10 @@ class Planned:
     """None: stored, in memory already, or a sink."""
     work: NDArray[np.float64] | None = None
     """Mpixel·frames of each unit; 0 = empty."""
+    keys: NDArray[np.str_] | None = None
+    """What each unit depends on; None: not known, or on everything."""
+    reuse: Mapping[tuple[int, ...], Donor] = field(default_factory=dict)
+    """Units that an earlier result holds."""
 
 
 @dataclass(frozen=True)
@@ -315,6 +325,7 @@ def _cost_of(
         stored=step.stored,
         units=0,
         done=0,
+        reused=0,
         empty=0,
         work=0.0,
         bytes_read=0.0,
@@ -349,25 +360,38 @@ def _cost_of(
     cost = node_cost(step, steps, layout, execution)
     todo = np.asarray(cost.work > 0)  # of a node in one piece it would be a scalar
     empty = int(todo.size - todo.sum())
-    done = 0
+    done = reused = 0
+    arguments = {n: steps[p].dataset for n, p in node.inputs.items() if p != FILES}
+    keys = unit_keys(node, arguments, layout.unit_shape, execution)
+    reuse: dict[tuple[int, ...], Donor] = {}
     if store is not None:
         for unit in store.journal(node.name, step.key).read():
             if len(unit) == todo.ndim and todo[unit]:
                 todo[unit] = False
                 done += 1
+        reuse = reusable(store, node.name, step.key, keys) if keys is not None else {}
+        for unit in reuse:
+            if todo[unit]:
+                todo[unit] = False
+                reused += 1
     work = float(cost.work[todo].sum())
     plan = replace(
         base,
         units=int(todo.sum()),
         done=done,
+        reused=reused,
         empty=empty,
         work=work,
         bytes_read=float(cost.read[todo].sum()),
         bytes_written=float(layout.unit_bytes()) * int(todo.sum()),
-        unit_memory=float(cost.memory[todo].max()) if todo.any() else 0.0,
+        unit_memory=max(
+            float(cost.memory[todo].max()) if todo.any() else 0.0,
+            # What is taken over is read back: a variable at a time, compressed and not.
+            TAKE_OVER_COPIES * layout.largest_block() if reused else 0.0,
+        ),
         seconds=work / cost.rate,
     )
-    return Planned(step, plan, layout, cost.work)
+    return Planned(step, plan, layout, cost.work, keys, reuse)
 
 
 def _with_unpacking(plan: NodePlan, step: Step, store: Store | None) -> NodePlan:
@@ -419,11 +443,21 @@ def _disk_free(store: Store) -> float | None:
     return float(usage.free) if usage.total else None
 
 
+def reused_line(node: NodePlan) -> str:
+    """What a node takes over from an earlier result, in words; "" where that is nothing."""
+    if not node.reused:
+        return ""
+    total = node.units + node.done + node.reused
+    return f"{node.name}: {node.reused} of {total} reused, what they depend on has not changed"
+
+
 def describe(plan: Plan) -> str:
     """One line that sums the plan up."""
     later = f"; after that {', '.join(plan.later)}, whose cost is not known yet" if plan.later else ""
+    reused = sum(n.reused for n in plan.nodes)
+    tasks = f"{sum(n.units for n in plan.nodes)} tasks" + (f" and {reused} reused" if reused else "")
     return (
-        f"{plan.frames} frames, {sum(n.units for n in plan.nodes)} tasks, "
+        f"{plan.frames} frames, {tasks}, "
         f"peak memory {format_bytes(plan.memory)} of {format_bytes(plan.memory_limit)}, "
         f"writes {format_bytes(plan.disk)}, about {format_seconds(plan.seconds)}{later}"
     )

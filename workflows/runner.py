@@ -16,15 +16,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
 from dask.local import get_sync
 from dask.optimization import cull
+from numpy.typing import NDArray
 
 from skyloom.ops.errors import CapacityError, ConfigError, DataError, SkyloomError, prefixed
-from skyloom.ops.registry import FILES
+from skyloom.ops.registry import FILES, Lasting
 from skyloom.workflows.evaluate import Step, is_session
 from skyloom.workflows.graph import Workflow
 from skyloom.workflows.journal import UnitRecord
@@ -33,6 +34,7 @@ from skyloom.workflows.machine import BASE_BYTES, count, format_bytes, format_se
 from skyloom.workflows.plan import Plan, Planned, left_out, make_plan, plan_node
 from skyloom.workflows.progress import Advance, Reporter, Silent
 from skyloom.workflows.quality import link_problems, quality
+from skyloom.workflows.reuse import take_overs
 from skyloom.workflows.schedulers import Scheduler, default_workers, open_scheduler
 from skyloom.workflows.store import Layout, Store, UnitWriter, disk_errors
 from skyloom.workflows.unpack import frame_bytes, packed_frames, unpack, unpacked
@@ -57,6 +59,29 @@ class UnitTask:
     graph: Mapping[Any, Any]
     keys: tuple[Any, ...]
     writer: UnitWriter
+    key: str = ""
+    """What the unit depends on."""
+    lasting: Lasting | None = None
+
+    def run(self) -> tuple[UnitRecord, ...]:
+        """Compute and write it."""
+        return (run_unit(self),)
+
+
+class Task(Protocol):
+    """What `drive` runs."""
+
+    @property
+    def unit(self) -> tuple[int, ...]:
+        """Named when the task fails."""
+
+    def run(self) -> tuple[UnitRecord, ...]:
+        """Do it; returns the units that are in the store now."""
+
+
+def run_task(task: Task) -> tuple[UnitRecord, ...]:
+    """Run a task where it has travelled to."""
+    return task.run()
 
 
 def run_unit(task: UnitTask) -> UnitRecord:
@@ -67,12 +92,14 @@ def run_unit(task: UnitTask) -> UnitRecord:
     begin = time.time()
     arrays = get_sync(dict(task.graph), list(task.keys))
     names = [v.name for v in task.writer.layout.variables]
-    checksum = task.writer.write(task.unit, dict(zip(names, arrays, strict=True)))
-    del arrays
+    named = dict(zip(names, arrays, strict=True))
+    checksum = task.writer.write(task.unit, named)
+    key = task.key if task.lasting is None or task.lasting(named) else ""
+    del arrays, named
     # Many units leave holes in the heap of each thread: without this a large canvas peaks higher than a small one.
     release_memory()
     end = time.time()
-    return UnitRecord(task.unit, checksum, round(end - begin, 4), round(end, 3))
+    return UnitRecord(task.unit, checksum, round(end - begin, 4), round(end, 3), key)
 
 
 @dataclass(frozen=True)
@@ -87,6 +114,8 @@ class NodeReport:
     work: float
     peak_memory: float
     """Bytes of this process at its peak up to the end of the node."""
+    reused: int = 0
+    """Units taken over from an earlier result."""
 
 
 @dataclass(frozen=True)
@@ -293,7 +322,7 @@ class Run:
         if plan.memory > self.plan.memory_limit:
             self.plan_refusal(planned)
         made: list[Path] = []
-        skipped = 0
+        skipped = reused = 0
         if step.node.op.sink:
             made = self._run_sink(step, steps)
         elif planned.layout is None or not planned.layout.variables:
@@ -301,11 +330,15 @@ class Run:
             self.store.write_table(plan.name, step.key, step.dataset, self._meta(step))
             self.reporter.node_ends(plan.name, seconds=0.0, note="done")
         else:
-            skipped = self._run_units(planned)
+            skipped, reused = self._run_units(planned)
         seconds = time.monotonic() - begin
-        facts = {"seconds": round(seconds, 3), "units": plan.units, "peak_memory": peak_memory()}
+        # A unit that did not arrive as it was written has been computed.
+        units = plan.units + plan.reused - reused
+        facts = {
+            "seconds": round(seconds, 3), "units": units, "reused": reused, "peak_memory": peak_memory()
+        }  # fmt: skip
         self.log("node", node=plan.name, key=step.key, **facts)
-        return NodeReport(plan.name, step.key, plan.units, skipped, seconds, plan.work, peak_memory()), made
+        return NodeReport(plan.name, step.key, units, skipped, seconds, plan.work, peak_memory(), reused), made
 
     def plan_refusal(self, planned: Planned) -> None:
         """Refuse a node whose cost, now that its inputs are known, does not fit."""
@@ -343,44 +376,68 @@ class Run:
             pass
         return []
 
-    def _run_units(self, planned: Planned) -> int:
-        """Compute, write and journal the units of a node that are not done; returns how many were."""
+    def _run_units(self, planned: Planned) -> tuple[int, int]:
+        """Take over, compute, write and journal the units of a node that are not done.
+
+        Returns
+        -------
+        done, reused
+            How many were there before, and how many an earlier result held.
+        """
         step, layout, work = planned.step, planned.layout, planned.work
         assert step.dataset is not None
         assert layout is not None
         assert work is not None
-        name = step.node.name
+        name, op = step.node.name, step.node.op
         writer = self.store.prepare(name, step.key, step.dataset, layout, self._meta(step))
         journal = self.store.journal(name, step.key)
-        done = _verified(journal.read(), writer)
-        todo = [u for u in layout.units() if work[u] > 0 and u not in done]
+        done = set(_verified(journal.read(), writer))
+        missing = [u for u in layout.units() if work[u] > 0 and u not in done]
+        held = [u for u in missing if u in planned.reuse]
         total = int((work > 0).sum())
-        total_work = float(sum(work[u] for u in todo))
-        begin = time.monotonic()
+        total_work = float(sum(work[u] for u in missing if u not in planned.reuse))
+        reused: set[tuple[int, ...]] = set()
         progress = {"units": len(done), "work": 0.0}
+        begin = time.monotonic()
         self.reporter.node_begins(name, units=total, done=len(done))
 
-        def finished(record: UnitRecord) -> None:
+        def finished(records: Sequence[UnitRecord]) -> None:
             with disk_errors(f"node {name!r}, project {self.store.project}"):
-                journal.append(record)
-            progress["units"] += 1
-            progress["work"] += float(work[record.unit])
+                journal.append(records)
+            for record in records:
+                progress["units"] += 1
+                if record.reused:
+                    reused.add(record.unit)
+                else:
+                    progress["work"] += float(work[record.unit])
             self.reporter.unit_done(
                 Advance(
                     name, int(progress["units"]), total, progress["work"], total_work, time.monotonic() - begin
                 )
             )
 
-        tasks = unit_tasks(step.dataset, layout, todo, writer)
         window = planned.plan.workers if self.scheduler.local else self.scheduler.window
-        drive(self.scheduler, tasks, finished, window=window, stop=self.stop, node=name)
+        if held and planned.keys is not None:
+            tasks = take_overs(planned.reuse, held, planned.keys, writer)
+            drive(self.scheduler, tasks, finished, window=window, stop=self.stop, node=name)
+            self._check_stop()
+            self.reporter.message(f"{name}: {len(reused)} of {total} reused")
+            begin = time.monotonic()  # the rate is that of computing
+        # What they hold of this node is taken over now.
+        self.store.thin(name, step.key)
+        todo = [u for u in missing if u not in reused]
+        units = unit_tasks(step.dataset, layout, todo, writer, keys=planned.keys, lasting=op.lasting)
+        drive(self.scheduler, units, finished, window=window, stop=self.stop, node=name)
         self._check_stop()
         seconds = time.monotonic() - begin
-        self.store.complete(name, step.key, {"seconds": round(seconds, 3), "units": total})
+        facts = {"seconds": round(seconds, 3), "units": total, "reused": len(reused)}
+        self.store.complete(name, step.key, facts)
         rate = progress["work"] / seconds if seconds > 0 else 0.0
-        note = f"done in {format_seconds(seconds)}" + (f", {rate:.1f} Mpx·frames/s" if total > 1 else "")
+        note = f"done in {format_seconds(seconds)}"
+        note += f", {len(reused)} of {total} reused" if reused else ""
+        note += f", {rate:.1f} Mpx·frames/s" if total > 1 and todo else ""
         self.reporter.node_ends(name, seconds=seconds, note=note)
-        return len(done)
+        return len(done), len(reused)
 
 
 def _tidy() -> None:
@@ -404,26 +461,46 @@ def _verified(
 
 
 def unit_tasks(
-    dataset: xr.Dataset, layout: Layout, units: Sequence[tuple[int, ...]], writer: UnitWriter
+    dataset: xr.Dataset,
+    layout: Layout,
+    units: Sequence[tuple[int, ...]],
+    writer: UnitWriter,
+    *,
+    keys: NDArray[np.str_] | None = None,
+    lasting: Lasting | None = None,
 ) -> Iterator[UnitTask]:
-    """Cut a lazy Dataset's graph into the tasks of its units, one at a time."""
+    """Cut a lazy Dataset's graph into the tasks of its units, one at a time.
+
+    Parameters
+    ----------
+    dataset, layout
+        The result and how it is cut.
+    units
+        Which.
+    writer
+        Where they go.
+    keys
+        What each unit depends on.
+    lasting
+        Whether a unit may be taken over by later results.
+    """
     arrays = [dataset.variables[v.name].data for v in layout.variables]
     graph: dict[Any, Any] = {}
     for array in arrays:
         graph.update(array.__dask_graph__())
     for unit in units:
-        keys = tuple(
+        names = tuple(
             (array.name, *(unit[p] if p >= 0 else 0 for p in variable.unit_axes))
             for array, variable in zip(arrays, layout.variables, strict=True)
         )
-        part, _ = cull(graph, list(keys))
-        yield UnitTask(unit, part, keys, writer)
+        part, _ = cull(graph, list(names))
+        yield UnitTask(unit, part, names, writer, str(keys[unit]) if keys is not None else "", lasting)
 
 
 def drive(
     scheduler: Scheduler,
-    tasks: Iterator[UnitTask],
-    finished: Callable[[UnitRecord], None],
+    tasks: Iterator[Task],
+    finished: Callable[[Sequence[UnitRecord]], None],
     *,
     window: int,
     stop: threading.Event,
@@ -436,11 +513,11 @@ def drive(
     SkyloomError
         The first failure, after the tasks in flight are done and journaled.
     """
-    flying: dict[Future[UnitRecord], tuple[UnitTask, int]] = {}
+    flying: dict[Future[tuple[UnitRecord, ...]], tuple[Task, int]] = {}
     failure: BaseException | None = None
 
-    def launch(task: UnitTask, attempt: int) -> None:
-        flying[scheduler.executor.submit(run_unit, task)] = (task, attempt)
+    def launch(task: Task, attempt: int) -> None:
+        flying[scheduler.executor.submit(run_task, task)] = (task, attempt)
 
     more = True
     while True:

@@ -34,7 +34,8 @@ def project_status(project: Path) -> tuple[list[dict[str, Any]], list[tuple[str,
     Returns
     -------
     nodes
-        One mapping a node: node, key, complete, done (units), seconds, bytes.
+        One mapping a node: node, key, complete, done (units), reused (of them, taken over from an
+        earlier result), seconds, bytes.
     left_out
         (frame, reason).
 
@@ -59,6 +60,7 @@ def project_status(project: Path) -> tuple[list[dict[str, Any]], list[tuple[str,
                     "op": meta["op"],
                     "complete": bool(meta["complete"]),
                     "done": len(records),
+                    "reused": sum(r.reused for r in records.values()),
                     "seconds": round(sum(r.seconds for r in records.values()), 3),
                     "bytes": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
                     "started": meta.get("started", math.nan),

@@ -30,7 +30,7 @@ from skyloom.ops.arrays import LOCATION
 from skyloom.ops.errors import CapacityError, ConfigError, DataError
 from skyloom.workflows.graph import RESERVED
 from skyloom.workflows.journal import Journal
-from skyloom.workflows.stored import location
+from skyloom.workflows.stored import location, stored_array
 
 STORE_NAME = "project.zarr"
 FRAMES = RESERVED
@@ -144,6 +144,10 @@ class Layout:
     def unit_bytes(self) -> int:
         """Bytes of the arrays of one full unit."""
         return sum(math.prod(v.block) * np.dtype(v.dtype).itemsize for v in self.variables)
+
+    def largest_block(self) -> int:
+        """Bytes of a full block of the largest variable."""
+        return max((math.prod(v.block) * np.dtype(v.dtype).itemsize for v in self.variables), default=0)
 
 
 @dataclass(frozen=True)
@@ -306,7 +310,7 @@ class Store:
             return writer
         self.journal(node, key).remove()
         with disk_errors(f"node {node!r}, project {self.project}"):
-            shutil.rmtree(self.root / node / key, ignore_errors=True)
+            self._clear(node, key)
             parent = zarr.open_group(str(self.root), mode="a", zarr_format=3)
             group = parent.require_group(node).create_group(key)
             lazy = {v.name for v in layout.variables}
@@ -327,7 +331,7 @@ class Store:
 
     def write_table(self, node: str, key: str, dataset: xr.Dataset, meta: Mapping[str, Any]) -> None:
         """Write a result that is in memory already, replacing what is there under the key."""
-        shutil.rmtree(self.root / node / key, ignore_errors=True)
+        self._clear(node, key)
         self.prepare(node, key, dataset, Layout((), (), ()), meta)
         self.complete(node, key, {})
 
@@ -340,8 +344,26 @@ class Store:
             group.attrs["skyloom"] = {**meta, **extra, "complete": True, "finished": time.time()}
         for other in self.keys(node):
             if other != key:
-                shutil.rmtree(self.root / node / other, ignore_errors=True)
-                self.journal(node, other).remove()
+                self.remove(node, other)
+
+    def remove(self, node: str, key: str) -> None:
+        """Delete a result and its journal."""
+        self._clear(node, key)
+        self.journal(node, key).remove()
+
+    def _clear(self, node: str, key: str) -> None:
+        folder = self.root / node / key
+        # First, so that what a kill leaves of it is not taken for a result.
+        (folder / "zarr.json").unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def thin(self, node: str, key: str) -> None:
+        """Leave one result beside that of a key: the newest complete one, else the newest."""
+        others = [k for k in self.keys(node) if k != key]
+        kept = [k for k in others if self.is_complete(node, k)] or others
+        for other in others:
+            if other != kept[-1]:
+                self.remove(node, other)
 
     def open(self, node: str, key: str | None = None) -> xr.Dataset:
         """Open a result lazily: dask arrays cut as they lie in the store.
@@ -404,8 +426,7 @@ class _StoredArray:
         self.ndim = len(self.shape)
 
     def _array(self) -> zarr.Array[Any]:
-        array = zarr.open_array(self.root, path=self.path, mode="r", zarr_format=3)
-        return array
+        return stored_array(self.root, self.path)
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
         data = np.asarray(self._array()[index])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,28 @@ KIND = "stored"
 def location(root: str, group: str) -> dict[str, str]:
     """Where a result lies, for `skyloom.ops.arrays`."""
     return {"kind": KIND, "module": __name__, "root": root, "group": group}
+
+
+def stored_array(root: str, path: str) -> zarr.Array[Any]:
+    """Array of a zarr hierarchy, opened once a process and state of its metadata.
+
+    Raises
+    ------
+    OSError
+        If it is not there: an open array would go on and read what is gone as fill value.
+    """
+    state = Path(root, path, "zarr.json").stat()
+    return _opened(root, path, (state.st_mtime_ns, state.st_ino, state.st_size))
+
+
+@lru_cache(maxsize=1024)
+def _opened(root: str, path: str, state: tuple[int, int, int]) -> zarr.Array[Any]:
+    array = zarr.open_array(root, path=path, mode="r", zarr_format=3)
+    return array
+
+
+# A fork must not share what its parent has open.
+os.register_at_fork(after_in_child=_opened.cache_clear)
 
 
 @dataclass(frozen=True)
@@ -40,8 +65,7 @@ class StoredSource:
         window = iter((rows, columns))
         selection = tuple(next(window) if i < 0 else i for i in self.index)
         try:
-            array = zarr.open_array(self.root, path=self.path, mode="r", zarr_format=3)
-            values = np.asarray(array[selection])
+            values = np.asarray(stored_array(self.root, self.path)[selection])
         except (OSError, KeyError, ValueError, RuntimeError) as failure:
             raise DataError(f"{self.root}: {self.path} cannot be read ({failure}); run again") from failure
         return np.array(values.reshape(1, 1) if not values.shape else values, dtype=np.float32, order="C")

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from skyloom.ops.registry import Op, Parameter
 from skyloom.workflows.machine import format_bytes, format_seconds
-from skyloom.workflows.plan import Plan, describe
+from skyloom.workflows.plan import Plan, describe, reused_line
 from skyloom.workflows.runner import RunReport, summary
 
 
@@ -78,6 +78,7 @@ def plan_tables(plan: Plan) -> list[Any]:
                 f"tiles × frames over them: {depth}"
             )
         )
+    out.extend(Text(line) for line in map(reused_line, plan.nodes) if line)
     out.extend(left_out_table(plan.left_out))
     out.extend(Text(note) for note in plan.notes)
     out.append(Text(describe(plan)))
@@ -93,7 +94,7 @@ def run_tables(report: RunReport) -> list[Any]:
         rate = node.work / node.seconds if node.seconds > 0 and node.units > 1 else 0.0
         table.add_row(
             node.name,
-            str(node.units) if node.seconds else "as before",
+            _tasks(node.units + node.reused, node.reused) if node.seconds else "as before",
             f"{node.seconds:.1f} s" if node.seconds else "",
             f"{rate:.1f}" if rate else "",
             format_bytes(node.peak_memory),
@@ -223,11 +224,15 @@ def status_tables(
             row["node"],
             row["key"],
             "complete" if row["complete"] else "unfinished",
-            str(row["done"]),
+            _tasks(row["done"], row["reused"]),
             f"{row['seconds']:.1f} s",
             format_bytes(row["bytes"]),
         )
     return [table, *left_out_table(left_out), *(Text(line) for line in quality)]
+
+
+def _tasks(done: int, reused: int) -> str:
+    return f"{done}, {reused} reused" if reused else str(done)
 
 
 def _default(parameter: Parameter) -> str:

@@ -16,19 +16,18 @@ from skyloom.ops.arrays import array_spec
 from skyloom.ops.calibration.calibrated import CalibratedSource
 from skyloom.ops.calibration.cosmic_rays import CosmicRays
 from skyloom.ops.calibration.layers import Master
-from skyloom.ops.calibration.members import Group, column, groups_of
+from skyloom.ops.calibration.members import GROUP_KINDS, Group, column, groups_of, identities
 from skyloom.ops.calibration.overscan import Overscan, Window, parse_section, turned_pattern
 from skyloom.ops.calibration.window_wcs import window_wcs
 from skyloom.ops.errors import ConfigError, DataError
 from skyloom.ops.registry import Param, register
+from skyloom.ops.unit_keys import made_by
 
 TAKEN = ("light", "unknown")
 SOURCE_BYTES = 8.0
 """Of a pixel while a window is read: itself and what it is decoded from; it is calibrated in place."""
 MASK_BYTES = 1.0
 """Besides, when cosmic rays are looked for."""
-
-_GROUP_KINDS = ("bias", "dark", "flatdark", "flat")
 
 
 @dataclass(frozen=True)
@@ -126,8 +125,9 @@ def calibrate(
     """
     rays = CosmicRays(cosmic_ray_threshold, cosmic_ray_contrast) if cosmic_rays == "lacosmic" else None
     options = _Options(saturated, hot_pixels, cold_pixels, pedestal, overscan, trim, rays)
-    groups = {g.index: g for g in groups_of(session, links, _GROUP_KINDS)}
-    work = _Calibration(session, links, groups, masters, flats, levels, hot, cold, options)
+    groups = {g.index: g for g in groups_of(session, links, GROUP_KINDS)}
+    told = identities(session, links)
+    work = _Calibration(session, links, groups, told, masters, flats, levels, hot, cold, options)
     left_out = [tuple(item) for item in json.loads(session.attrs.get("left_out", "[]"))]
     use = np.asarray(links["use"].values, dtype=bool)
     rows: list[int] = []
@@ -164,6 +164,8 @@ class _Calibration:
     session: xr.Dataset
     links: xr.Dataset
     groups: Mapping[int, Group]
+    identities: Mapping[int, str]
+    """What each group is made of."""
     masters: xr.Dataset | None
     flats: xr.Dataset | None
     levels: xr.Dataset | None
@@ -309,14 +311,14 @@ class _Calibration:
         masters = (source.bias, source.dark, source.dark_bias, source.flat)
         parts: list[Any] = [
             str(self.session["frame"].values[index]),
-            [str(keys[g]) if g >= 0 else "" for g in linked.values()],
+            [[str(keys[g]), self.identities.get(g, "")] if g >= 0 else [] for g in linked.values()],
             [m and [bool(m.bad), m.origin, m.pedestal, repr(m.overscan)] for m in masters],
             isinstance(source.dark_scale, str),
             [source.shape, source.origin, source.pedestal, source.bayer, source.keep_saturated],
             [repr(v) for v in (source.saturation, source.overscan, source.cosmic_rays)],
             # The noise decides what a cosmic ray is.
             [repr(v) for v in (source.gain, source.read_noise) if source.cosmic_rays is not None],
-            [_parameters(d) for d in (self.masters, self.flats, self.levels, self.hot, self.cold)],
+            [made_by(d) for d in (self.masters, self.flats, self.levels, self.hot, self.cold)],
         ]
         return blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
 
@@ -353,9 +355,3 @@ def _place(results: xr.Dataset, group: int) -> int | None:
     """Position of a group's master."""
     places = np.flatnonzero(results["group"].values == group)
     return int(places[0]) if places.size else None
-
-
-def _parameters(result: xr.Dataset | None) -> list[Any]:
-    """How a result was made, as the runner signs it; not from which frames, which the groups' keys say."""
-    entries = json.loads(result.attrs.get("provenance", "[]")) if result is not None else []
-    return [[e.get("op"), e.get("version"), e.get("parameters")] for e in entries]

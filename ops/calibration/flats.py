@@ -20,6 +20,7 @@ from skyloom.ops.calibration.members import (
     Group,
     Member,
     groups_of,
+    identities,
     mask_saturated,
     read_window,
     sample_rows,
@@ -27,9 +28,17 @@ from skyloom.ops.calibration.members import (
 from skyloom.ops.calibration.noise_model import MODEL_FRAMES, fit_flat_noise
 from skyloom.ops.calibration.references import Reference, reference_for, references
 from skyloom.ops.calibration.stacking import Clipping, Method, NoiseModel, Stacked
-from skyloom.ops.calibration.strips import STRIP, masters_dataset, rows_at_a_time, stack_strip, strip_cost
+from skyloom.ops.calibration.strips import (
+    STRIP,
+    masters_dataset,
+    rows_at_a_time,
+    stack_strip,
+    strip_cost,
+    strip_keys,
+)
 from skyloom.ops.errors import DataError
 from skyloom.ops.registry import Cost, Param, register
+from skyloom.ops.unit_keys import made_by
 
 RATE = 130.0
 """Mpixel·frames a second of each of two tasks at a time, files in the system's cache."""
@@ -101,7 +110,15 @@ def _cost(
     return strip_cost(groups, task_memory=task_memory, rate=RATE, reading=READING)
 
 
-@register(version=1, unit=("master", "y"), cost=_cost)
+def _keys(
+    session: xr.Dataset, links: xr.Dataset, masters: xr.Dataset, levels: xr.Dataset, **parameters: Any
+) -> NDArray[np.str_]:
+    """What each strip depends on: the flats of its group, what is taken off them, how their levels were found."""
+    made = [made_by(masters, "masters"), made_by(levels, "levels")]
+    return strip_keys(groups_of(session, links, ("flat",)), identities(session, links), made)
+
+
+@register(version=1, unit=("master", "y"), cost=_cost, keys=_keys)
 def flats(
     session: xr.Dataset,
     links: xr.Dataset,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import dask.array as da
@@ -26,6 +26,7 @@ from skyloom.ops.calibration.members import (
     check_group,
     column,
     groups_of,
+    identities,
     member,
     sample_bytes,
 )
@@ -33,6 +34,7 @@ from skyloom.ops.calibration.references import Reference, reference_for, referen
 from skyloom.ops.calibration.strips import FIXED_BYTES, STRIP
 from skyloom.ops.errors import DataError
 from skyloom.ops.registry import Cost, Param, register
+from skyloom.ops.unit_keys import digest, made_by
 
 RATE = 100.0
 """Mpixel a second of each of two tasks at a time."""
@@ -177,7 +179,29 @@ def _cost(session: xr.Dataset, links: xr.Dataset, masters: xr.Dataset, **paramet
     return Cost(work=work, read=4e6 * work, memory=memory, rate=RATE)
 
 
-@register(version=1, unit=("frame",), cost=_cost)
+def _keys(session: xr.Dataset, links: xr.Dataset, masters: xr.Dataset, **parameters: Any) -> NDArray[np.str_]:
+    """What the level of each frame depends on: itself, its group, and the masters that are taken off it."""
+    content = session["frame"].values.tolist()
+    told, made = identities(session, links), made_by(masters, "masters")
+    keys = np.full(len(content), "", dtype="<U16")
+    for group in groups_of(session, links, (*KINDS, "flat")):
+        for frame in group.members:
+            keys[frame.frame] = digest(content[frame.frame], told[group.index], made)
+    exposure, bayer = column(session, "exposure", math.nan), column(session, "bayer", "")
+    for i in np.flatnonzero(scaled_lights(links)).tolist():
+        dark, bias = int(links["dark"].values[i]), int(links["bias"].values[i])
+        light = replace(member(session, i), frame=0, name="", source=content[i])
+        exposures = float(exposure[i]), float(links["exposure"].values[dark])
+        keys[i] = digest(light, told.get(dark, ""), told.get(bias, ""), exposures, str(bayer[i]), made)
+    return keys
+
+
+def _lasting(arrays: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether the frame could be read."""
+    return bool(arrays["status"][0] != UNREADABLE)
+
+
+@register(version=1, unit=("frame",), cost=_cost, keys=_keys, lasting=_lasting)
 def levels(
     session: xr.Dataset,
     links: xr.Dataset,

@@ -15,12 +15,20 @@ from skyloom.ops.calibration.members import (
     Member,
     check_group,
     groups_of,
+    identities,
     mask_saturated,
     read_window,
     usable,
 )
 from skyloom.ops.calibration.stacking import Clipping, Method, Stacked
-from skyloom.ops.calibration.strips import STRIP, masters_dataset, rows_at_a_time, stack_strip, strip_cost
+from skyloom.ops.calibration.strips import (
+    STRIP,
+    masters_dataset,
+    rows_at_a_time,
+    stack_strip,
+    strip_cost,
+    strip_keys,
+)
 from skyloom.ops.errors import DataError
 from skyloom.ops.registry import Cost, Param, register
 
@@ -46,7 +54,12 @@ def _cost(session: xr.Dataset, links: xr.Dataset, *, task_memory: float = 2.0**3
     return strip_cost(groups_of(session, links, KINDS), task_memory=task_memory, rate=RATE)
 
 
-@register(version=1, unit=("master", "y"), cost=_cost)
+def _keys(session: xr.Dataset, links: xr.Dataset, **parameters: Any) -> NDArray[np.str_]:
+    """What each strip depends on: the frames of its group."""
+    return strip_keys(groups_of(session, links, KINDS), identities(session, links))
+
+
+@register(version=1, unit=("master", "y"), cost=_cost, keys=_keys)
 def masters(
     session: xr.Dataset,
     links: xr.Dataset,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,12 @@ from skyloom.ops.calibration.noise_model import MODEL_FRAMES, fit_dark_noise
 from skyloom.ops.calibration.stacking import NoiseModel
 from skyloom.ops.errors import DataError
 from skyloom.ops.frames import open_source
+from skyloom.ops.unit_keys import digest
 
 OK, UNREADABLE, UNLIKE, SATURATED, NO_LIGHT, SCALE_UNKNOWN, SCALE_LIMITED = range(7)
 """Status of a frame. The last two belong to lights whose dark is scaled; they are no reason to leave it out."""
+
+GROUP_KINDS = ("bias", "dark", "flatdark", "flat")
 
 SAMPLE_PIXELS = 2**18
 """Pixels of a frame that tell the noise of its group."""
@@ -156,6 +159,26 @@ def member(session: xr.Dataset, index: int) -> Member:
         saturation=float(column(session, "saturation", math.nan)[index]),
         pedestal=pedestal if math.isfinite(pedestal) else 0.0,
     )
+
+
+def identities(session: xr.Dataset, links: xr.Dataset) -> dict[int, str]:
+    """Digest of each group in use, by its index: contents and facts of its frames in their order.
+
+    The groups linked to it count, too; what files are called, and where anything stands in a table, does not.
+    """
+    content = session["frame"].values.tolist()
+    groups = {g.index: g for g in groups_of(session, links, GROUP_KINDS)}
+
+    @cache
+    def identity(index: int) -> str:
+        if index not in groups:
+            return ""
+        group = groups[index]
+        members = tuple(replace(m, frame=0, name="", source=content[m.frame]) for m in group.members)
+        bare = replace(group, index=0, members=members, bias=0, dark=0)
+        return digest(bare, identity(group.bias), identity(group.dark))
+
+    return {index: identity(index) for index in groups}
 
 
 # --- reading ---

@@ -15,6 +15,7 @@ from skyloom.ops.calibration.members import Group, Member, sample_bytes
 from skyloom.ops.calibration.stacking import Clipping, NoiseModel, Stacked, stack_mean
 from skyloom.ops.errors import CapacityError, DataError
 from skyloom.ops.registry import Cost
+from skyloom.ops.unit_keys import digest
 
 STRIP = 256
 """Rows of a strip, the unit of work and of storage."""
@@ -140,6 +141,24 @@ def strip_cost(groups: Sequence[Group], *, task_memory: float, rate: float, read
             memory[m, s] = rows_at_a_time(frames, rows, group.shape, task_memory, reading=reading)[1]
             memory[m, s] += RESULT_BYTES * STRIP * (widest - group.shape[1])
     return Cost(work=work, read=read, memory=memory, rate=rate)
+
+
+def strip_keys(groups: Sequence[Group], told: Mapping[int, str], made: Sequence[Any] = ()) -> NDArray[np.str_]:
+    """What each strip of each master depends on.
+
+    Parameters
+    ----------
+    groups
+        A master each.
+    told
+        What each is made of (`members.identities`).
+    made
+        How what is taken off its frames was made.
+    """
+    height, width = (max((g.shape[axis] for g in groups), default=0) for axis in (0, 1))
+    rows = [min(STRIP, height - start) for start in range(0, height, STRIP)]
+    keys = [[digest(told[g.index], s, n, width, made) for s, n in enumerate(rows)] for g in groups]
+    return np.array(keys, dtype=np.str_).reshape(len(groups), len(rows))
 
 
 def masters_dataset(

@@ -30,6 +30,7 @@ from skyloom.ops.integration.resample import (
     resample,
 )
 from skyloom.ops.registry import Cost, Param, register
+from skyloom.ops.unit_keys import digest, known
 
 Weighting = Literal["inverse_variance", "none"]
 
@@ -259,7 +260,30 @@ def _cost(
     return Cost(work=work, read=read, memory=memory, rate=RATE)
 
 
-@register(version=1, unit=("band", "y", "x"), cost=_cost)
+def _keys(
+    session: xr.Dataset, registration: xr.Dataset, normalization: xr.Dataset, *, tile: int, **parameters: Any
+) -> NDArray[np.str_]:
+    """What each tile depends on: its place on the sky, and the frames over it with all that was solved of them."""
+    use, shift = known(registration, "use", "shift")
+    normalized, *solved = known(normalization, "use", "scale", "offset", "noise")
+    grid = _canvas(registration, tile)
+    bands, pieces = _index(session, registration, grid)
+    columns = [session[v].values.tolist() for v in ("frame", "wcs", "height", "width")]
+    frames = [
+        digest(*row, *(a[i] for a in (shift, *solved))) if use[i] and normalized[i] else ""
+        for i, row in enumerate(zip(*columns, strict=True))
+    ]
+    keys = np.full((len(bands), *grid.tiles), "", dtype="<U16")
+    for (band, ty, tx), found in pieces.items():
+        rows, columns_ = grid.window(ty, tx)
+        # At the edges of the canvas rejection does not see beyond.
+        wide = grid.place(_widen(rows, grid.shape[0]), _widen(columns_, grid.shape[1]))
+        over = [frames[p.frame] for p in found if frames[p.frame]]
+        keys[band, ty, tx] = digest(grid.lattice, grid.place(rows, columns_), wide, over)
+    return keys
+
+
+@register(version=1, unit=("band", "y", "x"), cost=_cost, keys=_keys)
 def integrate(
     session: xr.Dataset,
     registration: xr.Dataset,
@@ -510,7 +534,7 @@ def _canvas_noise(grid: Grid, frame: FrameSpec, solution: Solution) -> float:
     """Noise of a frame's pixel in canvas units: one number for all tiles, so that none shows in the result."""
     mean = surface.basis(np.linspace(0.0, 1.0, 33)).mean(axis=0)
     scale = float(mean @ solution.scale[frame.index] @ mean)
-    return abs(scale) * central_jacobian(grid.header, frame.wcs, frame.shape) * float(solution.noise[frame.index])
+    return abs(scale) * central_jacobian(grid.lattice, frame.wcs, frame.shape) * float(solution.noise[frame.index])
 
 
 def _read(frame: FrameSpec, window: tuple[slice, slice]) -> NDArray[np.float32]:

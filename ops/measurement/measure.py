@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ from skyloom.ops.measurement.detection import background_mesh, detect
 from skyloom.ops.measurement.starlist import MIN_STARS, tabulate_stars
 from skyloom.ops.registration.stars import STAR_QUANTITIES
 from skyloom.ops.registry import Cost, Param, register
+from skyloom.ops.unit_keys import digest
 
 CELL_QUANTITIES = ("mean", "error", "valid")
 SUMMARY_QUANTITIES = ("background", "noise", "fwhm", "ellipticity", "stars", "valid", "status")
@@ -190,7 +192,24 @@ def measure_cost(session: xr.Dataset, **parameters: Any) -> Cost:
     return Cost(work=pixels / 1e6, read=4 * pixels, memory=peak * pixels + _FIXED_BYTES, rate=RATE)
 
 
-@register(version=1, unit=("frame",), cost=measure_cost)
+def _keys(session: xr.Dataset, *, cell: int, **parameters: Any) -> NDArray[np.str_]:
+    """What the measures of each frame depend on: its content, and how far they are padded."""
+    columns = [session[v].values.tolist() for v in ("frame", "height", "width", "gain", "saturation")]
+    padded = _padded(session, cell)
+    return np.array([digest(padded, *row) for row in zip(*columns, strict=True)], dtype=np.str_)
+
+
+def _padded(session: xr.Dataset, cell: int) -> tuple[int, int]:
+    """Cells in y and x of the largest frame."""
+    return (-(-int(session["height"].values.max()) // cell), -(-int(session["width"].values.max()) // cell))
+
+
+def _lasting(arrays: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether the frame could be read."""
+    return bool(arrays["summary"][0, SUMMARY_QUANTITIES.index("status")] != UNREADABLE)
+
+
+@register(version=1, unit=("frame",), cost=measure_cost, keys=_keys, lasting=_lasting)
 def measure(
     session: xr.Dataset,
     *,
@@ -239,7 +258,7 @@ def measure(
     if not count:
         raise DataError("the session has no frames to measure")
     heights, widths = session["height"].values.astype(int), session["width"].values.astype(int)
-    padded = (-(-int(heights.max()) // cell), -(-int(widths.max()) // cell))
+    padded = _padded(session, cell)
     specs = [str(s) for s in session["source"].values]
     gains, saturations = session["gain"].values, session["saturation"].values
     common = {

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+import shutil
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -10,7 +15,9 @@ import pytest
 import xarray as xr
 import zarr
 
+from skyloom.ops.arrays import array_spec
 from skyloom.ops.errors import ConfigError, DataError
+from skyloom.ops.frames import open_source
 from skyloom.workflows.store import Layout, Store
 
 RNG = np.random.default_rng(5)
@@ -102,3 +109,72 @@ def test_chunks_that_do_not_follow_the_units_are_the_op_s_error() -> None:
     data["other"] = (("y", "x"), da.zeros((700, 1100), chunks=(700, 512)))
     with pytest.raises(ConfigError, match="other is chunked unlike the rest along y"):
         Layout.of(data, ("band", "y", "x"), node="n")
+
+
+def test_an_array_is_opened_once_and_what_is_gone_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "p")
+    store.create()
+    fill(store, dataset())
+    store.complete("n", "k", {})
+    opened: list[str] = []
+    original = zarr.open_array
+
+    def counted(root: str, *, path: str, **options: Any) -> Any:
+        opened.append(path)
+        return original(root, path=path, **options)
+
+    monkeypatch.setattr(zarr, "open_array", counted)
+    spec = array_spec(store.open("n"), "image", band=0)
+    source = pickle.loads(pickle.dumps(open_source(spec)))
+    with ThreadPoolExecutor(8) as pool:
+        windows = [(slice(i, i + 64), slice(2 * i, 2 * i + 50)) for i in range(0, 500, 5)]
+        source.read(*windows[0])
+        for window, pixels in zip(windows, pool.map(lambda w: source.read(*w), windows), strict=True):
+            np.testing.assert_array_equal(pixels, IMAGE[0][window])
+    assert opened == ["n/k/image"]
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as forked:
+        np.testing.assert_array_equal(forked.submit(source.read, *windows[3]).result(), IMAGE[0][windows[3]])
+
+    # Another array at the same place: another shape, another type.
+    shutil.rmtree(store.root / "n")
+    store.write_table(
+        "n", "k", dataset()[["note"]].assign(image=(("band", "y", "x"), np.arange(8).reshape(1, 2, 4))), {}
+    )
+    np.testing.assert_array_equal(source.read(slice(0, 2), slice(1, 3)), [[1, 2], [5, 6]])
+    store.remove("n", "k")
+    with pytest.raises(DataError, match=r"n/k/image cannot be read .* run again"):
+        source.read(slice(0, 2), slice(1, 3))
+
+
+def test_what_a_kill_leaves_of_a_deleted_result_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path / "p")
+    store.create()
+    fill(store, dataset())
+    store.complete("n", "k", {})
+
+    def killed(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as now:
+        now.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.remove("n", "k")
+    assert not store.is_complete("n", "k")
+    assert store.keys("n") == []
+
+
+def test_two_results_of_a_node_are_kept(tmp_path: Path) -> None:
+    store = Store(tmp_path / "p")
+    store.create()
+    for key, complete in (("a", True), ("b", False), ("c", False), ("d", False)):
+        store.prepare("n", key, dataset(), Layout((), (), ()), {"op": "x", "started": 1.0})
+        if complete:
+            store.complete("n", key, {})
+    store.thin("n", "d")
+    assert sorted(store.keys("n")) == ["a", "d"]
+    store.remove("n", "a")
+    store.prepare("n", "e", dataset(), Layout((), (), ()), {"op": "x"})
+    store.thin("n", "e")
+    assert sorted(store.keys("n")) == ["d", "e"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import io
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -85,19 +87,28 @@ def test_frames_are_decoded_once_and_hold_the_same_pixels(tmp_path: Path, decode
     assert all(n.units == n.skipped for n in report.nodes)
 
 
-def test_many_at_a_time_do_not_get_in_each_others_way(tmp_path: Path) -> None:
-    for i in range(12):
-        fits.PrimaryHDU(np.full((20, 20), i, np.uint16), fits.Header({"IMAGETYP": "LIGHT"})).writeto(
-            tmp_path / "x.fits"
-        )
-        (tmp_path / f"{i}.fits.gz").write_bytes(gzip.compress((tmp_path / "x.fits").read_bytes()))
-        (tmp_path / "x.fits").unlink()
+def test_many_at_a_time_do_not_get_in_each_others_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks that look for the group of frames all look before one makes it."""
+    count = 4
+    for i in range(count):
+        pixels = io.BytesIO()
+        fits.PrimaryHDU(np.full((20, 20), i, np.uint16), fits.Header({"IMAGETYP": "LIGHT"})).writeto(pixels)
+        (tmp_path / f"{i}.fits.gz").write_bytes(gzip.compress(pixels.getvalue()))
+    together, one, original = threading.Barrier(count), threading.Lock(), zarr.Group.require_group
+
+    def at_once(self: Any, name: str, **options: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            there = name in self
+            together.wait(timeout=20)
+            with one:
+                return self[name] if there else self.create_group(name)
+        return original(self, name, **options)
+
+    monkeypatch.setattr(zarr.Group, "require_group", at_once)
     only = Workflow.build("list", [NodeSpec("ingest", "ingest", ("files",))])
-    run_workflow(only, [tmp_path], project=tmp_path / "p", scheduler="threads", workers=8)
-    assert (
-        packed_frames(open_workflow(only, [tmp_path], project=tmp_path / "p")["ingest"], Store(tmp_path / "p"))
-        == []
-    )
+    run_workflow(only, [tmp_path], project=tmp_path / "p", scheduler="threads", workers=count)
+    session = open_workflow(only, [tmp_path], project=tmp_path / "p")["ingest"]
+    assert packed_frames(session, Store(tmp_path / "p")) == []
 
 
 def test_a_half_written_copy_is_made_again(tmp_path: Path, decodes: list[str]) -> None:

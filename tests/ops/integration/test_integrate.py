@@ -17,7 +17,7 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from skyloom.ops import surface
-from skyloom.ops.errors import CapacityError, ConfigError, DataError
+from skyloom.ops.errors import CapacityError, ConfigError, DataError, NotYetKnown
 from skyloom.ops.frames import register_source
 from skyloom.ops.grid import Grid, parse_wcs, pixel_to_sky, sky_to_pixel, wcs_header
 from skyloom.ops.integration.integrate import FrameSpec, Options, Solution, TileSpec, integrate, integrate_tile
@@ -427,3 +427,88 @@ def test_a_tile_can_be_computed_by_hand(sky: Sky) -> None:
     by_hand = integrate_tile(spec, solution)
     lazy = sky.computed(tile=128, rejection="none")
     np.testing.assert_array_equal(by_hand.image, lazy.image.values[0, 128:256, 128:256])
+
+
+def tile_keys(sky: Sky, registration: xr.Dataset | None = None) -> NDArray[np.str_]:
+    """Keys of the tiles of the first band, tile 96."""
+    op = get_op("integrate")
+    assert op.keys is not None
+    registration = (sky.registration if registration is None else registration).compute()
+    normalization = sky.normalization.compute()
+    keys = op.keys(sky.session, registration, normalization, **op.check({"tile": 96}))
+    assert keys.shape[0] == 1
+    return np.array(keys[0], dtype=np.str_)
+
+
+def wide(sky: Sky) -> None:
+    """Frames on the left and on the right of a canvas, far apart."""
+    sky.canvas = (320, 912)
+    for i in range(3):
+        sky.add(dx=-300.0 + 3 * i, dy=2.0 * i, rotation=float(i))
+        sky.add(dx=300.0 - 3 * i, dy=2.0 * i)
+
+
+def test_keys_compute_nothing(sky: Sky) -> None:
+    wide(sky)
+    op = get_op("integrate")
+    assert op.keys is not None
+    with dask.config.set(scheduler=refuse), pytest.raises(NotYetKnown):
+        op.keys(sky.session, sky.registration, sky.normalization, **op.check({}))
+    assert sky.reads.total() == 0
+
+
+def test_a_tile_depends_on_the_frames_over_it(sky: Sky) -> None:
+    wide(sky)
+    before, pixels = tile_keys(sky), sky.computed(tile=96)
+    tiles = before != ""
+    assert not tiles[:, 4].any(), "nothing is there"
+    left, right = tiles.copy(), tiles.copy()
+    left[:, 5:], right[:, :5] = False, False
+
+    def touched() -> NDArray[np.bool_]:
+        changed: NDArray[np.bool_] = tile_keys(sky) != before
+        return changed
+
+    assert not touched().any()
+    for name, value in {"scales": 1.5, "offsets": 2.0, "noises": 6.0, "shifts": (1.0, 0.0), "use": False}.items():
+        values = getattr(sky, name)
+        kept, values[1] = values[1], value
+        assert touched()[right].all(), name
+        assert not touched()[left].any(), name
+        values[1] = kept
+    sky.add(dx=300.0, dy=1.0, rotation=4.0, a=1.2)
+    changed = touched()
+    assert not changed[left].any()
+    assert changed[right].all()
+    after = sky.computed(tile=96)
+    for variable in after.data_vars:
+        one, other = pixels[variable].values[0], after[variable].values[0]
+        assert one[:, :480].tobytes() == other[:, :480].tobytes()
+    assert not np.array_equal(pixels["image"].values, after["image"].values, equal_nan=True)
+
+
+def test_a_tile_is_the_same_wherever_the_canvas_begins(sky: Sky) -> None:
+    wide(sky)
+    small, one = tile_keys(sky), sky.computed(tile=96)
+    cards = parse_wcs(sky.grid.header).deepcopy()
+    cards.wcs.crpix = np.add(cards.wcs.crpix, (2 * 96, 96))
+    larger = Grid(wcs_header(cards), (320 + 3 * 96, 912 + 4 * 96), 1024)
+    registration = sky.registration.assign_attrs(larger.to_attrs())
+    large = tile_keys(sky, registration)
+    with dask.config.set(scheduler="synchronous"):
+        other = integrate(sky.session, registration, sky.normalization, tile=96).compute()
+    same = 0
+    for ty, tx in zip(*np.nonzero(small), strict=True):
+        if small[ty, tx] != large[ty + 1, tx + 2]:
+            # Cut off by an edge of the smaller canvas, or beside it.
+            assert ty in (0, 3) or tx in (0, 9)
+            continue
+        same += 1
+        for name in one.data_vars:
+            a = one[name].values[0, 96 * ty : 96 * ty + 96, 96 * tx : 96 * tx + 96]
+            b = other[name].values[0, 96 * ty + 96 : 96 * ty + 192, 96 * tx + 192 : 96 * tx + 288]
+            assert a.tobytes() == b.tobytes(), (name, ty, tx)
+    assert same >= 8
+    cards.wcs.crpix = np.add(cards.wcs.crpix, (0.5, 0.0))
+    moved = sky.registration.assign_attrs(Grid(wcs_header(cards), larger.shape, 1024).to_attrs())
+    assert not set(tile_keys(sky, moved)[large != ""]) & set(large[large != ""])
