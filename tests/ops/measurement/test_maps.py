@@ -18,6 +18,7 @@ def test_background_and_noise_come_back() -> None:
     sigma = np.where(x < 240, 4.0, 9.0)
     image = (200 + 0.05 * x + 0.1 * y + sigma * rng.standard_normal(x.shape)).astype(np.float32)
     image[:32, :32] = np.nan
+    image[::2, 160:176] = np.nan
     cells = cell_statistics(image, np.zeros(image.shape, np.bool_), cell=16)
     measurement = xr.Dataset(
         {"cells": (("frame", "cell_y", "cell_x", "cell_quantity"), da.from_array(cells[None]))},
@@ -28,11 +29,12 @@ def test_background_and_noise_come_back() -> None:
     assert all(v.chunks for v in maps.data_vars.values())
     maps = maps.compute().isel(frame=0)
     assert maps.background.dims == maps.noise.dims == ("cell_y", "cell_x")
-    truth = 200 + 0.05 * maps.x + 0.1 * maps.y
-    pull = (maps.background - truth) / (np.where(maps.x < 240, 4.0, 9.0) / 16)
+    truth = 200 + 0.05 * maps.x + 0.1 * (maps.y + xr.where(maps.x // 16 == 10, 0.5, 0.0))
+    pull = (maps.background - truth) * np.sqrt(maps.valid) * 16 / xr.where(maps.x < 240, 4.0, 9.0)
     assert float(pull.std()) == pytest.approx(1.0, abs=0.1)
     assert abs(float(pull.mean())) < 0.1
     np.testing.assert_allclose(maps.noise.isel(cell_x=slice(2, 14)).mean(), 4.0, rtol=0.03)
+    np.testing.assert_allclose(maps.noise.isel(cell_x=10).mean(), 4.0, rtol=0.06)  # half of its pixels are missing
     np.testing.assert_allclose(maps.noise.isel(cell_x=slice(15, 30)).mean(), 9.0, rtol=0.03)
     assert np.isnan(maps.background[:2, :2]).all()
     assert (maps.valid[:2, :2] == 0).all()
