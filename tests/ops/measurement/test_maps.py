@@ -29,8 +29,8 @@ def test_background_and_noise_come_back() -> None:
     assert all(v.chunks for v in maps.data_vars.values())
     maps = maps.compute().isel(frame=0)
     assert maps.background.dims == maps.noise.dims == ("cell_y", "cell_x")
-    truth = 200 + 0.05 * maps.x + 0.1 * (maps.y + xr.where(maps.x // 16 == 10, 0.5, 0.0))
-    pull = (maps.background - truth) * np.sqrt(maps.valid) * 16 / xr.where(maps.x < 240, 4.0, 9.0)
+    truth = 200 + 0.05 * maps.x + 0.1 * (maps.y + 0.5 * (maps.x // 16 == 10))
+    pull = (maps.background - truth) * np.sqrt(maps.valid) * 16 / (4.0 + 5.0 * (maps.x > 240))
     assert float(pull.std()) == pytest.approx(1.0, abs=0.1)
     assert abs(float(pull.mean())) < 0.1
     np.testing.assert_allclose(maps.noise.isel(cell_x=slice(2, 14)).mean(), 4.0, rtol=0.03)
