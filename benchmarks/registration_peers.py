@@ -17,14 +17,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,13 +60,26 @@ class Outcome:
     nodes: dict[str, float] = field(default_factory=dict)
 
 
+METER = """
+import resource, subprocess, sys, time
+begin = time.perf_counter()
+status = subprocess.call(sys.argv[1:])
+seconds, usage = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+with open("usage.txt", "w") as file:
+    print(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, status, file=file)
+"""
+
+
 def timed(command: list[str], *, cwd: Path) -> tuple[float, float, float, int]:
-    """Wall seconds, seconds of all cores, peak MiB and status of a command."""
-    begin = time.perf_counter()
+    """Wall seconds, seconds of all cores, peak MiB and status of a command.
+
+    A process begins with the peak of the one that started it: a small one in between starts it.
+    """
     with (cwd / "log.txt").open("w") as log:
-        process = subprocess.Popen(command, cwd=cwd, stdout=log, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-    return time.perf_counter() - begin, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, status
+        meter = [sys.executable, "-S", "-c", METER, *command]
+        subprocess.run(meter, cwd=cwd, stdout=log, stderr=subprocess.STDOUT, check=True)
+    seconds, cpu, peak, status = (float(v) for v in (cwd / "usage.txt").read_text().split())
+    return seconds, cpu, peak, int(status)
 
 
 # --- frames with known places
