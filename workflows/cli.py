@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,6 +205,23 @@ def _print(*items: Any) -> None:
         console.print(item, markup=False, highlight=False)
 
 
+@contextmanager
+def _loading() -> Iterator[None]:
+    """Import without the collector of cycles, and keep what was imported out of its later rounds.
+
+    A million objects are made that all stay: looking through them again and again is a third of the start-up.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def _workflow(options: argparse.Namespace) -> Workflow:
     from skyloom.workflows.graph import Workflow
 
@@ -239,10 +258,12 @@ def _workers(options: argparse.Namespace) -> int:
 
 
 def _make_plan(options: argparse.Namespace) -> Plan:
-    from skyloom.workflows.plan import make_plan
+    with _loading():
+        from skyloom.workflows.plan import make_plan
 
+        workflow = _workflow(options)
     return make_plan(
-        _workflow(options),
+        workflow,
         options.files,
         project=options.output,
         memory=_memory(options),
@@ -251,10 +272,10 @@ def _make_plan(options: argparse.Namespace) -> Plan:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    plan = _make_plan(options)
     from skyloom.workflows import drawing, tables
     from skyloom.workflows.store import disk_errors
 
-    plan = _make_plan(options)
     if options.graph:
         path = Path(options.graph)
         if path.suffix not in {".svg", ".mmd"}:
@@ -272,12 +293,14 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from skyloom.workflows import tables
-    from skyloom.workflows.progress import Silent, reporter
-    from skyloom.workflows.runner import run_workflow
+    with _loading():
+        from skyloom.workflows import tables
+        from skyloom.workflows.progress import Silent, reporter
+        from skyloom.workflows.runner import run_workflow
 
+        workflow = _workflow(options)
     report = run_workflow(
-        _workflow(options),
+        workflow,
         options.files,
         project=options.output,
         scheduler=options.scheduler,

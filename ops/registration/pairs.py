@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 from scipy.stats import binom
 
 from skyloom.ops.registration.quads import Meeting
@@ -75,23 +76,26 @@ def verify(
     The map grows from the similarity to an affine and, with twenty stars or more, a quadratic one: distortion
     bends an overlap by some pixels, smoothly.
     """
-    tree = cKDTree(stars_b)
     matrix = meeting.matrix
     if same_scale and abs(np.sqrt(abs(np.linalg.det(matrix[:, :2]))) - 1.0) > SAME_SCALE:
         return None
-    predicted = stars_a @ matrix[:, :2].T + matrix[:, 2]
-    ia = ib = np.empty(0, np.intp)
+    rows = np.argsort(stars_b[:, 1], kind="stable")
+    ordered = np.ascontiguousarray(stars_b[rows], dtype=np.float64)
+    predicted = np.ascontiguousarray(stars_a @ matrix[:, :2].T + matrix[:, 2])
     rms, linear = np.inf, matrix[:, :2]
     for radius in RADII:
-        ia, ib = _mutual(predicted, stars_b, tree, radius)
+        near = mutual_nearest(predicted, ordered, radius)
+        ia = np.flatnonzero(near >= 0)
         if len(ia) < least:
             return None
-        predicted, rms, linear = _fit(stars_a, stars_a[ia], stars_b[ib])
-    ia, ib = _mutual(predicted, stars_b, tree, RADII[-1])
+        predicted, rms, linear = _fit(stars_a, stars_a[ia], ordered[near[ia]])
+    near = mutual_nearest(predicted, ordered, RADII[-1])
+    ia = np.flatnonzero(near >= 0)
+    ib = rows[near[ia]]
     angles = np.arange(8) * np.pi / 4
     chance = np.mean(
         [
-            len(_mutual(predicted + 4 * RADII[-1] * np.array([c, s]), stars_b, tree, RADII[-1])[0])
+            (mutual_nearest(predicted + 4 * RADII[-1] * np.array([c, s]), ordered, RADII[-1]) >= 0).sum()
             for c, s in zip(np.cos(angles), np.sin(angles), strict=True)
         ]
     )
@@ -127,14 +131,44 @@ def _inside(points: Floats, others: Floats) -> NDArray[np.bool_]:
     return np.asarray(((points >= others.min(axis=0)) & (points <= others.max(axis=0))).all(axis=1))
 
 
-def _mutual(a: Floats, b: Floats, tree: cKDTree, radius: float) -> tuple[Indices, Indices]:
-    """Pairs that are each other's nearest, within the radius."""
-    distance, near = tree.query(a, distance_upper_bound=radius)
-    row = np.flatnonzero(np.isfinite(distance))
-    order = row[np.argsort(distance[row], kind="stable")]
-    _, first = np.unique(near[order], return_index=True)
-    ia = np.sort(order[first])
-    return ia, near[ia]
+@njit(nogil=True, cache=True, fastmath=False)
+def mutual_nearest(a: Floats, b: Floats, radius: float) -> Indices:
+    """For each position of `a` the row of `b` within `radius` that is nearest to it and has no nearer one in `a`.
+
+    Parameters
+    ----------
+    a
+        (positions, 2)
+    b
+        (positions, 2), ascending in the second coordinate.
+    radius
+        In the positions' unit.
+
+    Returns
+    -------
+    ndarray
+        (positions of a,), −1 for none.
+    """
+    nearest = np.full(len(a), -1, np.intp)
+    distance = np.full(len(a), np.inf)
+    taken = np.full(len(b), -1, np.intp)
+    heights = b[:, 1].copy()
+    for i in range(len(a)):
+        x, y = a[i, 0], a[i, 1]
+        for k in range(np.searchsorted(heights, y - radius), len(b)):
+            dy = heights[k] - y
+            if dy > radius:
+                break
+            r2 = (b[k, 0] - x) ** 2 + dy * dy
+            if r2 < distance[i] and r2 < radius * radius:
+                distance[i], nearest[i] = r2, k
+        k = nearest[i]
+        if k >= 0 and (taken[k] < 0 or distance[i] < distance[taken[k]]):
+            taken[k] = i
+    for i in range(len(a)):
+        if nearest[i] >= 0 and taken[nearest[i]] != i:
+            nearest[i] = -1
+    return nearest
 
 
 def _fit(points: Floats, a: Floats, b: Floats) -> tuple[Floats, float, Floats]:
@@ -152,14 +186,60 @@ def _fit(points: Floats, a: Floats, b: Floats) -> tuple[Floats, float, Floats]:
             columns += [x * x, x * y, y * y]
         return np.stack(columns, axis=-1)
 
-    terms = design(a)
-    weight = np.ones(len(a))
-    for _ in range(4):
-        root = np.sqrt(weight)[:, None]
-        solution = np.linalg.lstsq(terms * root, b * root, rcond=None)[0]
-        distance = np.hypot(*(terms @ solution - b).T)
-        limit = 2.5 * max(float(np.median(distance)), 0.02)
-        weight = np.minimum(1.0, limit / np.maximum(distance, 1e-12))
-    good = distance < 2 * limit
-    rms = float(np.sqrt(np.mean(distance[good] ** 2))) if good.any() else np.inf
+    solution, rms = _robust_fit(design(a), np.ascontiguousarray(b))
     return design(points) @ solution, rms, np.asarray(solution[1:3].T / size, dtype=np.float64)
+
+
+@njit(nogil=True, cache=True, fastmath=False)
+def _robust_fit(terms: Floats, values: Floats) -> tuple[Floats, float]:
+    """Coefficients (terms, 2) of a fit reweighted four times with Huber's weights, and the rms of what fits.
+
+    Terms are of unit size, so that the normal equations lose nothing; a ridge of 1e-10 keeps few stars in a line
+    from stopping it.
+    """
+    count, size = terms.shape
+    weight = np.ones(count)
+    solution = np.zeros((size, 2))
+    distance = np.empty(count)
+    limit = 0.0
+    for _ in range(4):
+        normal = np.zeros((size, size + 2))
+        for i in range(count):
+            for j in range(size):
+                w = weight[i] * terms[i, j]
+                for k in range(j, size):
+                    normal[j, k] += w * terms[i, k]
+                normal[j, size] += w * values[i, 0]
+                normal[j, size + 1] += w * values[i, 1]
+        for j in range(size):
+            for k in range(j):
+                normal[j, k] = normal[k, j]
+            normal[j, j] *= 1.0 + 1e-10
+            normal[j, j] += 1e-12
+        # Gauss: positive definite needs no pivots.
+        for j in range(size):
+            for k in range(j + 1, size):
+                factor = normal[k, j] / normal[j, j]
+                for m in range(j, size + 2):
+                    normal[k, m] -= factor * normal[j, m]
+        for j in range(size - 1, -1, -1):
+            for c in range(2):
+                total = normal[j, size + c]
+                for k in range(j + 1, size):
+                    total -= normal[j, k] * solution[k, c]
+                solution[j, c] = total / normal[j, j]
+        for i in range(count):
+            dx, dy = -values[i, 0], -values[i, 1]
+            for j in range(size):
+                dx += terms[i, j] * solution[j, 0]
+                dy += terms[i, j] * solution[j, 1]
+            distance[i] = math.sqrt(dx * dx + dy * dy)
+        limit = 2.5 * max(np.median(distance), 0.02)
+        for i in range(count):
+            weight[i] = min(1.0, limit / max(distance[i], 1e-12))
+    total, good = 0.0, 0
+    for i in range(count):
+        if distance[i] < 2 * limit:
+            total += distance[i] * distance[i]
+            good += 1
+    return solution, math.sqrt(total / good) if good else np.inf

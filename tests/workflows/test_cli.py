@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import yaml
 from astropy.io import fits
 from PIL import Image
 
-from skyloom.workflows.cli import main
+from skyloom.workflows.cli import _loading, main
 from skyloom.workflows.simulate import simulate_from_options
 
 Capture = pytest.CaptureFixture[str]
@@ -215,7 +216,7 @@ SLOW = """
 import os, sys, time
 import dask.array as da, numpy as np, xarray as xr
 from skyloom.ops.registry import register
-from skyloom.workflows.cli import main
+from skyloom.workflows.cli import _loading, main
 
 @register(version=1)
 def names(files: list) -> xr.Dataset:
@@ -253,3 +254,24 @@ def test_second_ctrl_c_abandons_at_once_and_keeps_what_is_done(tmp_path: Path) -
     assert "abandoned; run the same command again" in err
     (journal,) = (tmp_path / "p" / "journal").glob("slow-*")
     assert len(journal.read_text().splitlines()) == 2
+
+
+def test_loading_leaves_the_collector_on() -> None:
+    def fail() -> None:
+        assert not gc.isenabled()
+        raise ImportError
+
+    frozen = gc.get_freeze_count()
+    try:
+        gc.unfreeze()
+        with pytest.raises(ImportError), _loading():
+            fail()
+        assert gc.isenabled()
+        count = gc.get_freeze_count()
+        assert count > 1000
+        with _loading():  # once a process: what a caller lets go later must not stay for good
+            assert gc.isenabled()
+        assert gc.get_freeze_count() == count
+    finally:
+        if not frozen:
+            gc.unfreeze()

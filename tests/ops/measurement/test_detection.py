@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
 
 from skyloom.ops.measurement.detection import background_mesh, detect, refine_mesh, significance, smoothed_noise
 
@@ -113,3 +114,18 @@ def test_a_frame_too_bright_to_detect_in_loses_detail_only() -> None:
     found, level = detect(image, flat, unit, 1.0, mesh=64, threshold=5.0)
     assert level > 10
     assert np.hypot(found["x"] - 500, found["y"] - 40).min() < 1
+
+
+@pytest.mark.parametrize("rows", [2, 3, 9])
+def test_a_refined_mesh_is_the_natural_spline_of_scipy(rows: int) -> None:
+    values = np.random.default_rng(4).normal(100, 5, (rows, 6))
+    expected = values
+    for axis, pixels in enumerate((64 * rows - 10, 64 * 6)):
+        count = values.shape[axis]
+        where = (np.arange(-(-pixels // 8)) + 0.5) * 8 / 64 - 0.5
+        spline = CubicSpline(np.arange(count), expected, axis=axis, bc_type="natural")
+        inside = np.clip(where, 0, count - 1)
+        expected = spline(inside) + np.expand_dims(where - inside, 1 - axis) * spline(inside, 1)
+    np.testing.assert_allclose(
+        refine_mesh(values, (64 * rows - 10, 64 * 6), mesh=64, step=8), expected, rtol=1e-12
+    )

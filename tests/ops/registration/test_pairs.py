@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skyloom.ops.registration.pairs import LEAST_MATCHES, verify
+from skyloom.ops.registration.pairs import LEAST_MATCHES, _robust_fit, mutual_nearest, verify
 from skyloom.ops.registration.quads import Meeting, find_meetings, make_patterns
 
 
@@ -91,3 +91,39 @@ def test_no_two_frames_are_so_different(stretch: tuple[float, float], same: bool
     b = a * stretch
     meeting = Meeting(0, 1, 3, np.column_stack([np.diag(stretch), [0.0, 0.0]]))
     assert (verify(meeting, a, b, same_scale=same) is not None) == found
+
+
+@pytest.mark.parametrize("radius", [3.0, 12.0, 400.0])
+def test_mutual_nearest_against_all_distances(radius: float) -> None:
+    rng = np.random.default_rng(11)
+    a, b = rng.uniform(0, 200, (150, 2)), rng.uniform(0, 200, (170, 2))
+    b = b[np.argsort(b[:, 1])]
+    distance = np.hypot(*(a[:, None] - b[None]).transpose(2, 0, 1))
+    near = distance.argmin(axis=1)
+    within = distance[np.arange(150), near] < radius
+    expected = np.full(150, -1)
+    for i in np.flatnonzero(within):
+        # Of those of `a` that chose this one, the nearest keeps it.
+        rivals = np.flatnonzero(within & (near == near[i]))
+        if rivals[distance[rivals, near[i]].argmin()] == i:
+            expected[i] = near[i]
+    np.testing.assert_array_equal(mutual_nearest(a, b, radius), expected)
+    assert 5 < (expected >= 0).sum() < 150
+
+
+def test_robust_fit_against_reweighted_lstsq() -> None:
+    rng = np.random.default_rng(12)
+    x, y = rng.uniform(-1, 1, (2, 60))
+    terms = np.stack([np.ones(60), x, y, x * x, x * y, y * y], axis=-1)
+    values = terms @ rng.normal(0, 500, (6, 2)) + rng.normal(0, 0.1, (60, 2))
+    values[:5] += 40.0
+    weight = np.ones(60)
+    for _ in range(4):
+        root = np.sqrt(weight)[:, None]
+        expected = np.linalg.lstsq(terms * root, values * root, rcond=None)[0]
+        distance = np.hypot(*(terms @ expected - values).T)
+        limit = 2.5 * max(float(np.median(distance)), 0.02)
+        weight = np.minimum(1.0, limit / np.maximum(distance, 1e-12))
+    solution, rms = _robust_fit(terms, values)
+    np.testing.assert_allclose(solution, expected, atol=1e-5)
+    assert rms == pytest.approx(np.sqrt(np.mean(distance[distance < 2 * limit] ** 2)), rel=1e-6)
