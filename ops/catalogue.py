@@ -2,24 +2,48 @@
 
 from skyloom.ops import normalize
 from skyloom.ops.calibration import calibrate, debayer, defects, flats, levels, link, masters
+from skyloom.ops.colour import (
+    adjustment,
+    channels,
+    linear_fit,
+    merge,
+    neutralize,
+    star_catalogue,
+    star_colours,
+    survey,
+    white_balance,
+)
+from skyloom.ops.display import lightness, stretch, tones
 from skyloom.ops.integration import integrate
 from skyloom.ops.measurement import approve, measure
 from skyloom.ops.registration import locate, register
 from skyloom.ops.session import ingest
 
 __all__ = [
+    "adjustment",
     "approve",
     "calibrate",
+    "channels",
     "debayer",
     "defects",
     "flats",
     "ingest",
     "integrate",
     "levels",
+    "lightness",
+    "linear_fit",
     "link",
     "locate",
     "masters",
     "measure",
+    "merge",
+    "neutralize",
     "normalize",
     "register",
+    "star_catalogue",
+    "star_colours",
+    "stretch",
+    "survey",
+    "tones",
+    "white_balance",
 ]

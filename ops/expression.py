@@ -1,4 +1,4 @@
-"""Rules people write (`fwhm < 4 px and eccentricity < 0.6`), evaluated without ever running them as code.
+"""Rules and mixtures people write (`fwhm < 4 px`, `0.6 * Ha + 0.4 * R`), evaluated without being run as code.
 
 The text is parsed as a Python expression, and only numbers, known names, arithmetic, comparisons, `and`, `or`,
 `not` and a few functions are let through; a config file someone sent you can say nothing else.
@@ -54,6 +54,20 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
 }
 """What a rule may call; median, mean, sigma (robust), best and least are over all frames."""
 
+PIXEL_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
+    "abs": np.abs,
+    "sqrt": np.sqrt,
+    "log": np.log,
+    "exp": np.exp,
+    "asinh": np.arcsinh,
+    "min": np.minimum,
+    "max": np.maximum,
+    "where": np.where,
+}
+"""What a mixture of bands may call: nothing that looks at other pixels, and NaN stays NaN."""
+
+_COUNTS = {"min": 2, "max": 2, "where": 3}
+
 _UNIT = re.compile(
     r"(?<![A-Za-z_\d.])(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)\s*(px|arcsec|adu|DN|s|deg)(?![A-Za-z_\d])"
 )
@@ -62,7 +76,13 @@ _UNIT = re.compile(
 class Expression:
     """A parsed rule."""
 
-    def __init__(self, text: str, names: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        text: str,
+        names: Mapping[str, str],
+        *,
+        functions: Mapping[str, Callable[..., Any]] = FUNCTIONS,
+    ) -> None:
         """Parse.
 
         Parameters
@@ -71,6 +91,8 @@ class Expression:
             The rule.
         names
             Names it may use → their unit ("" for none).
+        functions
+            What it may call.
 
         Raises
         ------
@@ -79,6 +101,7 @@ class Expression:
         """
         self.text = text
         self._names = names
+        self._functions = functions
         if len(text) > MAX_LENGTH:
             raise ConfigError(f"a rule has {len(text)} characters, at most {MAX_LENGTH} are read")
         units = {unit for _, unit in _UNIT.findall(text)}
@@ -114,11 +137,10 @@ class Expression:
         elif isinstance(node, ast.Compare) and all(type(o) in _COMPARE for o in node.ops):
             children = [node.left, *node.comparators]
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
-            if node.func.id not in FUNCTIONS:
-                raise ConfigError(
-                    f"rule {self.text!r}: unknown function {node.func.id!r}{suggest(node.func.id, FUNCTIONS)}"
-                )
-            if len(node.args) != (2 if node.func.id in ("min", "max") else 1):
+            if node.func.id not in self._functions:
+                hint = suggest(node.func.id, self._functions)
+                raise ConfigError(f"rule {self.text!r}: unknown function {node.func.id!r}{hint}")
+            if len(node.args) != _COUNTS.get(node.func.id, 1):
                 raise ConfigError(f"rule {self.text!r}: {node.func.id} takes another number of values")
             children = list(node.args)
         else:
@@ -126,17 +148,18 @@ class Expression:
         return set().union(*(self._check(c, depth + 1) for c in children)) if children else set()
 
     def evaluate(self, values: Mapping[str, NDArray[np.float64]]) -> NDArray[Any]:
-        """Value for every frame.
+        """Value for every frame, or for every pixel.
 
         Parameters
         ----------
         values
-            Name → (frames,). NaN = unknown: a comparison with it is false.
+            Name → array, all of one shape: (frames,) or (rows, columns). NaN = unknown: a comparison with it is
+            false.
         """
-        count = len(next(iter(values.values()))) if values else 0
+        shape = next(iter(values.values())).shape if values else (0,)
         with np.errstate(all="ignore"):
             result = np.asarray(self._value(self._tree, values))
-        return np.broadcast_to(result, (count,)).copy() if result.ndim == 0 else result
+        return np.broadcast_to(result, shape).copy() if result.ndim == 0 else result
 
     def _value(self, node: ast.expr, values: Mapping[str, NDArray[np.float64]]) -> Any:
         if isinstance(node, ast.Constant):
@@ -166,10 +189,10 @@ class Expression:
             return result
         assert isinstance(node, ast.Call)
         assert isinstance(node.func, ast.Name)
-        return FUNCTIONS[node.func.id](*(self._value(a, values) for a in node.args))
+        return self._functions[node.func.id](*(self._value(a, values) for a in node.args))
 
     def parts(self) -> list[Expression]:
         """The conditions an `and` joins, each on its own: what a reason names."""
         if isinstance(self._tree, ast.BoolOp) and isinstance(self._tree.op, ast.And):
-            return [Expression(ast.unparse(v), self._names) for v in self._tree.values]
+            return [Expression(ast.unparse(v), self._names, functions=self._functions) for v in self._tree.values]
         return [self]

@@ -19,6 +19,14 @@ from skyloom.ops.grid import POINTED, Grid, pixel_to_sky
 from skyloom.ops.pyramid import block_mean
 from skyloom.ops.registry import Cost, Param, register, suggest
 from skyloom.ops.stretch import autostretch
+from skyloom.workflows.export_colour import (
+    Picture,
+    check_formats,
+    clipped_share,
+    write_colour_fits,
+    write_colour_png,
+    write_colour_tiff,
+)
 from skyloom.workflows.store import disk_errors
 
 STRIP = 256
@@ -333,13 +341,15 @@ def write_png(
     Image.fromarray(np.ascontiguousarray(image[::-1])).save(path, format="PNG", compress_level=3)
 
 
-def _export_cost(image: xr.Dataset, *, formats: list[str], max_side: int) -> Cost:
+def _export_cost(image: xr.Dataset, *, formats: list[str], max_side: int, **parameters: Any) -> Cost:
     pixels = float(np.prod([image.sizes[d] for d in ("y", "x")]))
-    bands = image.sizes.get("band", 1)
+    bands = image.sizes.get("band", image.sizes.get("channel", 1))
     size = {"fits": 12.0, "tiff": 2.0, "png": 0.5, "xisf": 4.0}
     written = bands * pixels * sum(size.get(f, 0.0) for f in formats)
     small = min(pixels, float(max_side) ** 2)
     memory = STRIP * image.sizes["x"] * 4 * 8 + small * (12 if "png" in formats else 0)
+    if "channel" in image.dims:
+        memory = STRIP * image.sizes["x"] * bands * 8 * 6
     return Cost(
         work=np.array(bands * pixels / 1e6 * len(formats)),
         read=np.array(written),
@@ -348,15 +358,19 @@ def _export_cost(image: xr.Dataset, *, formats: list[str], max_side: int) -> Cos
     )
 
 
-@register(version=1, sink=True, cost=_export_cost)
+@register(version=2, sink=True, cost=_export_cost)
 def export(
     image: xr.Dataset,
     directory: Path,
     *,
     formats: list[str] = ["fits", "tiff", "png"],  # noqa: B006  (never changed; a list is what YAML has)
     max_side: Annotated[int, Param(unit="px", low=16, high=30000)] = 4096,
+    depth: Literal[8, 16, 32] = 8,
 ) -> list[Path]:
     """Write each band as FITS (image, variance, count), 16-bit TIFF, PNG or XISF, and a colour PNG of R, G, B.
+
+    A picture of channels is written in colour: stretched as PNG and 16-bit TIFF with an sRGB profile (picture.png),
+    linear as FITS, XISF and float TIFF (linear.fits).
 
     Parameters
     ----------
@@ -368,15 +382,26 @@ def export(
         Which of fits, tiff, png, xisf.
     max_side
         Longest side of a PNG; a larger canvas is shrunk for it.
+    depth
+        Bits of each channel in the PNG of a stretched picture (8 or 16; 32: 16, and a TIFF of floats).
 
     Returns
     -------
     list of Path
         The files.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown format, or a PNG of a linear picture.
     """
     for name in formats:
         if name not in _FORMATS:
             raise ConfigError(f"formats: {name!r}{suggest(name, _FORMATS)}")
+    if "channel" in image.dims:
+        return _export_colour(image, directory, formats=formats, max_side=max_side, depth=depth)
+    if not image.attrs.get("linear", True):
+        raise ConfigError("this mosaic is stretched, band by band: make channels of it first, then stretch those")
     bands = [str(b) for b in image["band"].values]
     planes = [v for v in ("image", "variance", "count") if v in image]
     made = []
@@ -396,6 +421,57 @@ def export(
         export_file(image, path, max_side=max_side)
         made.append(path)
     return made
+
+
+def _export_colour(
+    image: xr.Dataset, directory: Path, *, formats: list[str], max_side: int, depth: Literal[8, 16, 32]
+) -> list[Path]:
+    """Write a picture of channels."""
+    picture = Picture.of(image)
+    check_formats(picture.linear, formats)
+    header = fits_header(image, Plane(image["image"][0], ""))
+    below, above = clipped_share(image)
+    if np.isfinite(below):
+        header["CLIPLOW"] = (round(below, 8), "fraction of pixels below black in a channel")
+        header["CLIPHIGH"] = (round(above, 8), "fraction of pixels above white in a channel")
+    if "palette" in image.attrs:
+        header["HISTORY"] = f"channels: {image.attrs['palette']}"
+    said = f"channels: {image.attrs.get('palette', '')}; clipped: {below:.3%} below black, {above:.3%} above white"
+    made = []
+    stem = "linear" if picture.linear else "picture"
+    for name in formats:
+        path = directory / f"{stem}.{'tif' if name == 'tiff' else name}"
+        partial = path.with_name(f".{path.name}.partial")
+        with disk_errors(f"writing {path}"):
+            if name == "png":
+                texts = {"Software": f"skyloom {version('skyloom')}", "Comment": said}
+                write_colour_png(picture, partial, depth=8 if depth == 8 else 16, max_side=max_side, texts=texts)
+            elif name == "tiff":
+                write_colour_tiff(
+                    picture,
+                    partial,
+                    depth=16 if depth == 8 else depth,
+                    description=f"skyloom; {said}; 0 = no data",
+                )
+            elif name == "xisf":
+                _write_colour_xisf(picture, partial, header)
+            else:
+                planes = [v for v in ("image", "variance") if v in image]
+                write_colour_fits(image, partial, header, variables=planes)
+            partial.replace(path)
+        made.append(path)
+    return made
+
+
+def _write_colour_xisf(picture: Picture, path: Path, header: fits.Header) -> None:
+    from skyloom.ops.formats.write_xisf import write_xisf
+
+    history = [str(line) for line in header.get("HISTORY", [])]
+    cards = {c.keyword: (c.value, c.comment) for c in header.cards if c.keyword not in ("HISTORY", "COMMENT", "")}
+    channels, height, width = picture.shape
+    strips = (np.asarray(p if channels == 3 else p[0], dtype=np.float32) for p in picture.strips())
+    shape = (3, height, width) if channels == 3 else (height, width)
+    write_xisf(path, strips, shape=shape, cards=cards, history=history, creator=f"skyloom {version('skyloom')}")
 
 
 def _file_part(text: str) -> str:

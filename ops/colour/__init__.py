@@ -1,0 +1,1 @@
+"""From bands of filters to the channels of a colour picture, on linear data."""

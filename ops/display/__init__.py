@@ -1,0 +1,1 @@
+"""From linear pixels to what a screen shows."""
