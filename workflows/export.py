@@ -369,8 +369,8 @@ def export(
 ) -> list[Path]:
     """Write each band as FITS (image, variance, count), 16-bit TIFF, PNG or XISF, and a colour PNG of R, G, B.
 
-    A picture of channels is written in colour: stretched as PNG and 16-bit TIFF with an sRGB profile (picture.png),
-    linear as FITS, XISF and float TIFF (linear.fits).
+    A picture of channels is written in colour: stretched as PNG and 16-bit TIFF with an sRGB profile
+    (picture.png), linear as FITS, XISF and float TIFF (linear.fits).
 
     Parameters
     ----------

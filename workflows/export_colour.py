@@ -121,7 +121,7 @@ def _chunk(file: Any, kind: bytes, data: bytes) -> None:
 
 
 def write_colour_tiff(picture: Picture, path: Path, *, depth: Depth, description: str) -> None:
-    """Write a picture as TIFF: 16-bit integers of a stretched one, 32-bit floats (NaN = no data) of a linear one."""
+    """Write a TIFF: 16-bit integers of a stretched picture, 32-bit floats (NaN = no data) of a linear one."""
     import tifffile
 
     channels, height, width = picture.shape

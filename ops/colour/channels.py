@@ -88,7 +88,7 @@ class _Combine:
 
 def _cost(image: xr.Dataset, adjustment: xr.Dataset | None = None, **parameters: Any) -> Cost:
     grid = Grid.from_attrs(image.attrs)
-    halo = 2 * Chroma(parameters["colour_smoothing"], 0, "none", 0).halo
+    halo = 2 * Chroma(parameters["colour_smoothing"], 0.0).halo
     rows, columns = (np.asarray(c, dtype=np.float64) for c in grid.chunks)
     pixels = (rows[:, None] + halo) * (columns[None, :] + halo)
     return Cost(work=pixels / 1e6, read=8 * len(band_names(image)) * pixels, memory=8 * PLANES * pixels, rate=RATE)
@@ -106,6 +106,7 @@ def channels(
     luminance: str = "",
     colour_smoothing: Annotated[float, Param(unit="px", low=0, high=20)] = 1.5,
     knee: Annotated[float, Param(unit="sigma", low=0, high=1000)] = 3.0,
+    colour_significance: Annotated[float, Param(unit="sigma", low=0, high=100)] = 1.2,
     less_green: Green = "none",
     green_amount: Annotated[float, Param(low=0, high=1)] = 1.0,
 ) -> xr.Dataset:
@@ -133,6 +134,9 @@ def channels(
         σ of the smoothing of colour, not of brightness; four times as much where there is hardly signal. 0: none.
     knee
         Below so many σ of the smoothed brightness colour is added, above it multiplies the luminance.
+    colour_significance
+        Colours of the smoothed picture that differ from grey by less fade into it: no blotches on the sky. 0:
+        none.
     less_green
         Hold green down to the average of red and blue, or to the larger of them (SCNR); brightness stays.
     green_amount
@@ -141,9 +145,9 @@ def channels(
     Returns
     -------
     xarray.Dataset
-        `image` and, where the mosaic has one, `variance` over (channel, y, x), channel R, G, B (or L), lazy, a block
-        a tile; NaN where any band that takes part has no data. Attributes: those of the mosaic, `linear`, `palette`.
-        Reads 16 · colour_smoothing + 2 pixels beyond each tile.
+        `image` and, where the mosaic has one, `variance` over (channel, y, x), channel R, G, B (or L), lazy, a
+        block a tile; NaN where any band that takes part has no data. Attributes: those of the mosaic, `linear`,
+        `palette`. Reads 16 · colour_smoothing + 2 pixels beyond each tile.
 
     Raises
     ------
@@ -163,7 +167,7 @@ def channels(
     written = {"red": red, "green": green, "blue": blue, "luminance": luminance}
     recipe = Recipe.of(palette, written, bands)
     smoothing = colour_smoothing if recipe.channels != ("L",) else 0.0
-    chroma = Chroma(smoothing, knee, less_green, green_amount)
+    chroma = Chroma(smoothing, knee, less_green, green_amount, colour_significance if smoothing > 0 else 0.0)
     dependencies = Dependencies()
     table = Table(dependencies, adjustment, len(bands))
     names = [n for n in ("image", "variance") if n in image]

@@ -29,9 +29,11 @@ class Chroma:
     """σ of the Gaussian that smooths colour where there is signal (pixels); 0 = none."""
     knee: float
     """Pedestal under the ratios, in σ of the smoothed brightness: colour fades into grey below it."""
-    green: Green
-    amount: float
+    green: Green = "none"
+    amount: float = 1.0
     """Of the green cast that is taken away, 0…1."""
+    significance: float = 0.0
+    """Differences from grey below so many σ of theirs fade away."""
 
     @property
     def halo(self) -> int:
@@ -126,8 +128,9 @@ def recolour(
     -----
     c' = (L + k) (c_s + k) / (Y_s + k) - k with the smoothed colours c_s, their mean Y_s and k = knee · σ(Y_s): the
     ratio of colours where there is signal, the difference from grey where there is none, so that noise about zero
-    is never divided by. Where Y_s is below 2…8 σ the colours come from a scale four times coarser. Ratios are held
-    between 0 and 3, beyond which a colour would be negative.
+    is never divided by. Where Y_s is below 2…8 σ the colours come from a scale four times coarser. Where a
+    smoothed colour lies below the background, k is larger by twice that depth. Differences of the smoothed colours
+    from grey that noise alone explains are shrunk away: no blotches on the sky.
     """
     there = np.isfinite(rgb).all(axis=0) & np.isfinite(light)
     colours = np.where(there, rgb, np.nan)
@@ -144,19 +147,32 @@ def recolour(
         assert coarse_variance is not None
         fine_variance = step**2 * fine_variance + (1.0 - step) ** 2 * coarse_variance
         bright = fine.mean(axis=0)
-    pedestal = chroma.knee * noise
-    below = np.maximum(bright + pedestal, np.maximum(0.3 * pedestal, 1e-30))
-    ratio = np.clip((fine + pedestal) / below, 0.0, 3.0)
-    ratio = less_green(ratio, chroma.green, chroma.amount)
+    if chroma.significance > 0 and fine_variance is not None:
+        fine = bright + _significant(fine - bright, fine_variance, chroma.significance)
+    # A colour below the background lifts the pedestal, so that no ratio is negative or divided by nothing.
+    pedestal = chroma.knee * noise + 2.0 * np.maximum(-fine.min(axis=0), 0.0)
+    below = np.maximum(bright + pedestal, 1e-30)
+    ratio = less_green(np.maximum((fine + pedestal) / below, 0.0), chroma.green, chroma.amount)
     mean = ratio.mean(axis=0)
     ratio = np.where(mean > 0, ratio / np.where(mean > 0, mean, 1.0), 1.0)
-    out = np.where(there, (light + pedestal) * ratio - pedestal, np.nan)
+    # A dead pixel far below the background is grey.
+    gain = np.maximum(light + pedestal, 0.0)
+    out = np.where(there, light + gain * (ratio - 1.0), np.nan)
     if variance is None or light_variance is None or fine_variance is None:
         return out, None
     # First order: r dL + (L + k)/(Y + k) (dc - r dY), the luminance independent of the smoothed colours.
     colour_noise = fine_variance * (1.0 - 2.0 * ratio / 3.0) + ratio**2 * _mean_variance(fine_variance)
-    carried = ratio**2 * light_variance + ((light + pedestal) / below) ** 2 * colour_noise
+    carried = ratio**2 * light_variance + (gain / below) ** 2 * colour_noise
     return out, np.where(there, carried, np.nan)
+
+
+def _significant(difference: Floats, variance: Floats, limit: float) -> Floats:
+    """Differences from grey, shrunk towards none by what noise alone would make of them (James and Stein 1961)."""
+    size = (difference**2).sum(axis=0)
+    expected = (variance / 3.0 + _mean_variance(variance)).sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(size > 0, 1.0 - limit**2 * expected / size, 0.0)
+    return np.asarray(difference * np.maximum(share, 0.0))
 
 
 def _at_scale(colours: Floats, variance: Floats | None, sigma: float) -> tuple[Floats, Floats | None]:

@@ -56,9 +56,9 @@ def fit_line(x: Floats, y: Floats, *, noise_x: float, noise_y: float) -> Line:
     -----
     PixInsight's LinearFit minimises the mean absolute deviation of y alone, which makes the slope too small where
     x is noisy. Here both are divided by their noise and the distance from the line counts (total least squares,
-    Deming 1943). A pixel weighs 1 / (1 + (κ t)²), t its signal in σ and κ the relative scatter of the colours, which
-    is measured: one bright star of an odd colour does not turn the line. Residuals beyond 3 σ are rejected, as are
-    pixels in the top 8 % of a band's range.
+    Deming 1943). A pixel weighs 1 / (1 + (κ t)²), t its signal in σ and κ the relative scatter of the colours,
+    which is measured: one bright star of an odd colour does not turn the line. Residuals beyond 3 σ are rejected,
+    as are pixels in the top 8 % of a band's range.
     """
     good = np.isfinite(x) & np.isfinite(y)
     x, y = x[good].astype(np.float64), y[good].astype(np.float64)

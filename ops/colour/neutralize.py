@@ -136,8 +136,8 @@ def neutralize(
     Returns
     -------
     xarray.Dataset
-        The table over `band` with `scale`, `offset`, `background` (the level all bands now have), `level` (what was
-        found, raw units) and `cells` (how many it rests on).
+        The table over `band` with `scale`, `offset`, `background` (the level all bands now have), `level` (what
+        was found, raw units) and `cells` (how many it rests on).
 
     Raises
     ------
@@ -148,7 +148,8 @@ def neutralize(
 
     Notes
     -----
-    The median of a cell of 16 × 16 pixels does not see its stars. Nothing is clipped: noise below the target stays.
+    The median of a cell of 16 × 16 pixels does not see its stars. Nothing is clipped: noise below the target
+    stays.
     """
     require_linear(survey, "neutralizing the background")
     check_same_bands(survey, adjustment)

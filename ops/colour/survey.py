@@ -140,8 +140,8 @@ def survey(image: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        Over (band or channel, y, x), y and x counting cells of 16 (canvases beyond 8192 pixels: 32) pixels, lazy, a
-        block a tile: `median`, `noise` (σ from the median absolute deviation), `valid` (fraction with data), and
+        Over (band or channel, y, x), y and x counting cells of 16 (canvases beyond 8192 pixels: 32) pixels, lazy,
+        a block a tile: `median`, `noise` (σ from the median absolute deviation), `valid` (fraction with data), and
         `sample` (…, sample), every n-th pixel of every n-th row. Cells and sample depend on the canvas, not on its
         tiles. Attributes: those of the image, `cell` (pixels).
     """

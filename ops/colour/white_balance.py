@@ -213,8 +213,9 @@ def white_balance(
     Returns
     -------
     xarray.Dataset
-        The table over `band`, with `factor` (of this step), `scatter` (error of the mean log ratio; with a catalogue
-        the robust scatter of the stars about the line), `slope` (log flux ratio per magnitude) and `stars`.
+        The table over `band`, with `factor` (of this step), `scatter` (error of the mean log ratio; with a
+        catalogue the robust scatter of the stars about the line), `slope` (log flux ratio per magnitude) and
+        `stars`.
 
     Raises
     ------

@@ -199,7 +199,8 @@ def stretch(
     curve
         Points [x, y] of a smooth rising curve, applied last.
     keep_colour
-        1: the curve is applied to the mean of the channels and their ratios stay; 0: to each channel; between: mixed.
+        1: the curve is applied to the mean of the channels and their ratios stay; 0: to each channel; between:
+        mixed.
     saturation
         Factor of the differences of the channels from their mean.
 
@@ -207,8 +208,8 @@ def stretch(
     -------
     xarray.Dataset
         `image` (0…1, float32, NaN = no data) with the dimensions of the input and `clipped` over (y, x): 1 = below
-        black, 2 = above white in a channel, 3 = both. Attribute `linear` False. What is outside 0…1 is clipped here
-        and nowhere else.
+        black, 2 = above white in a channel, 3 = both. Attribute `linear` False. What is outside 0…1 is clipped
+        here and nowhere else.
 
     Raises
     ------
