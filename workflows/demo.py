@@ -32,5 +32,5 @@ def run_demo(folder: Path, *, seed: int, reporter: Reporter) -> tuple[RunReport,
     frames = folder / "frames"
     if not (frames / TRUTH).exists():
         simulate_and_report(frames, demo_session(seed=seed), reporter)
-    report = run_workflow("raw", frames, project=folder / "project", reporter=reporter)
-    return report, folder / "project" / "outputs" / "mosaic.png"
+    report = run_workflow("lrgb", frames, project=folder / "project", reporter=reporter)
+    return report, folder / "project" / "outputs" / "picture.png"

@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from skyloom.ops.colour.adjustment import (
+    Lines,
     Table,
     band_names,
     check_same_bands,
@@ -26,8 +27,10 @@ Floats = NDArray[np.float64]
 
 RATE = 3.0
 """Mpixel of the canvas a second, colours smoothed."""
-PLANES = 34
-"""float64 planes a task holds while colours are smoothed."""
+PLANES = 60
+"""float64 planes of a strip a task holds while colours are smoothed."""
+STRIP = 128
+"""Rows of a tile computed at a time."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,17 @@ class _Combine:
 
     def __call__(self, tile: tuple[slice, slice], *table: Any) -> dict[str, NDArray[Any]]:
         lines = lines_of(*table)
+        rows, columns = tile
+        shape = len(self.recipe.channels), rows.stop - rows.start, columns.stop - columns.start
+        names = ("image",) if self.variance is None else ("image", "variance")
+        out = {n: np.empty(shape, np.float32) for n in names}
+        for start in range(rows.start, rows.stop, STRIP):
+            stop = min(start + STRIP, rows.stop)
+            for name, part in self._strip((slice(start, stop), columns), lines).items():
+                out[name][:, start - rows.start : stop - rows.start] = part
+        return out
+
+    def _strip(self, tile: tuple[slice, slice], lines: Lines) -> dict[str, NDArray[Any]]:
         halo = self.chroma.halo
         shape = tuple(s.stop - s.start for s in tile)
         count = len(self.recipe.channels)
@@ -90,8 +104,10 @@ def _cost(image: xr.Dataset, adjustment: xr.Dataset | None = None, **parameters:
     grid = Grid.from_attrs(image.attrs)
     halo = 2 * Chroma(parameters["colour_smoothing"], 0.0).halo
     rows, columns = (np.asarray(c, dtype=np.float64) for c in grid.chunks)
-    pixels = (rows[:, None] + halo) * (columns[None, :] + halo)
-    return Cost(work=pixels / 1e6, read=8 * len(band_names(image)) * pixels, memory=8 * PLANES * pixels, rate=RATE)
+    pixels = rows[:, None] * columns[None, :]
+    strip = (np.minimum(rows[:, None], STRIP) + halo) * (columns[None, :] + halo)
+    memory = 8 * PLANES * strip + 24 * pixels
+    return Cost(work=pixels / 1e6, read=8 * len(band_names(image)) * pixels, memory=memory, rate=RATE)
 
 
 @register(version=1, unit=("y", "x"), cost=_cost)

@@ -10,6 +10,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from skyloom.ops.colour.survey import lead_of
+from skyloom.ops.display.gaps import fill_gaps as filled_gaps
+from skyloom.ops.display.gaps import gap_halo
 from skyloom.ops.display.transfer import (
     Hyperbolic,
     asinh_transfer,
@@ -28,8 +30,8 @@ from skyloom.ops.tiles import Dependencies, Output, Planes, by_tiles, grid_of
 Floats = NDArray[np.float64]
 Method = Literal["stf", "mtf", "asinh", "ghs", "none"]
 
-BELOW, ABOVE = 1, 2
-"""Bits of `clipped`: below black, above white in a channel."""
+BELOW, ABOVE, FILLED = 1, 2, 4
+"""Bits of `clipped`: below black, above white in a channel; a gap filled from around it."""
 RATE = 8.0
 _HIGHEST = {"asinh": 1e7, "ghs": 20.0}
 
@@ -137,20 +139,25 @@ class _Stretch:
 
     image: Planes
     curve: Curve
+    gaps: int
 
     def __call__(self, tile: tuple[slice, slice], *table: Any) -> dict[str, NDArray[Any]]:
         black, white, median, midtones = (np.asarray(t, dtype=np.float64) for t in table)
-        pixels = self.image.read(*tile).astype(np.float64)
+        halo = gap_halo(self.gaps)
+        pixels, filled = filled_gaps(self.image.read(*tile, halo=halo).astype(np.float64), self.gaps)
+        inner = tuple(slice(halo, halo + s.stop - s.start) for s in tile)
+        pixels, filled = pixels[(slice(None), *inner)], filled[inner]
         if np.isnan(pixels).all():
             return {"image": pixels.astype(np.float32), "clipped": np.zeros(pixels.shape[1:], np.uint8)}
         shown, clipped = self.curve.show(pixels, black, white, median, midtones)
-        return {"image": shown.astype(np.float32), "clipped": clipped}
+        return {"image": shown.astype(np.float32), "clipped": clipped | filled * np.uint8(FILLED)}
 
 
 def _cost(image: xr.Dataset, tones: xr.Dataset | None = None, **parameters: Any) -> Cost:
     grid = Grid.from_attrs(image.attrs)
     count = image.sizes[lead_of(image)]
-    rows, columns = (np.asarray(c, dtype=np.float64) for c in grid.chunks)
+    halo = 2 * gap_halo(parameters["fill_gaps"])
+    rows, columns = (np.asarray(c, dtype=np.float64) + halo for c in grid.chunks)
     pixels = rows[:, None] * columns[None, :]
     work = count * pixels / 1e6
     return Cost(work=work, read=4 * count * pixels, memory=8 * (7 * count + 4) * pixels, rate=RATE)
@@ -171,6 +178,7 @@ def stretch(
     curve: list[list[float]] = [],  # noqa: B006  (never changed; a list is what YAML has)
     keep_colour: Annotated[float, Param(low=0, high=1)] = 0.0,
     saturation: Annotated[float, Param(low=0, high=10)] = 1.0,
+    fill_gaps: Annotated[int, Param(unit="px", low=0, high=50)] = 6,
 ) -> xr.Dataset:
     """Stretch a linear picture for the screen, the same way everywhere: STF, MTF, asinh, hyperbolic, curves.
 
@@ -203,13 +211,15 @@ def stretch(
         mixed.
     saturation
         Factor of the differences of the channels from their mean.
+    fill_gaps
+        Fill holes narrower than twice so much, such as the burnt-out cores of stars, from around them; 0: none.
 
     Returns
     -------
     xarray.Dataset
         `image` (0…1, float32, NaN = no data) with the dimensions of the input and `clipped` over (y, x): 1 = below
-        black, 2 = above white in a channel, 3 = both. Attribute `linear` False. What is outside 0…1 is clipped
-        here and nowhere else.
+        black, 2 = above white in a channel, 4 = a filled gap, or a sum of these. Attribute `linear` False. What is
+        outside 0…1 is clipped here and nowhere else.
 
     Raises
     ------
@@ -249,10 +259,8 @@ def stretch(
     if method == "ghs" and strength == 0 and tones is None:
         raise ConfigError("strength = 0: give the strength of ghs for a picture that is stretched already")
     points = tuple(check_curve(curve)) if curve else ()
-    work = _Stretch(
-        Planes.of(image, "image"),
-        Curve(method, midtones, strength, shape, points, keep_colour, saturation, background),
-    )
+    shown = Curve(method, midtones, strength, shape, points, keep_colour, saturation, background)
+    work = _Stretch(Planes.of(image, "image"), shown, fill_gaps)
     arrays = by_tiles(
         "stretch",
         grid_of(image),

@@ -87,6 +87,27 @@ def test_clipped_pixels_are_flagged(picture: Make) -> None:
     assert (shown["clipped"].values & 1).mean() > 0.1
 
 
+def test_burnt_out_stars_are_filled_and_said_so(picture: Make) -> None:
+    for tile in (160, 64):
+        data = picture(tile=tile).load()
+        image = data["image"].values
+        rows, columns = np.mgrid[:160, :128]
+        image += 4000 * np.exp(-0.5 * ((rows - 62) ** 2 + (columns - 66) ** 2) / 3.0**2)
+        core = (rows - 62) ** 2 + (columns - 66) ** 2 < 4**2
+        image[:, core] = np.nan
+        image[:, 120:, 100:] = np.nan
+        data["image"] = (data["image"].dims, image)
+        data = data.chunk({"channel": 3, "y": tile, "x": tile})
+        shown = stretch(data, tones(survey(data))).compute()
+        assert np.isfinite(shown["image"].values[:, core]).all()
+        assert shown["image"].values[:, core].min() > 0.9, "as bright as its rim"
+        np.testing.assert_array_equal(shown["clipped"].values & 4 > 0, core)
+        assert np.isnan(shown["image"].values[:, 120:, 100:]).all(), "what is no hole stays"
+        assert np.isnan(shown["image"].values[:, :5, :7]).all()
+        none = stretch(data, tones(survey(data)), fill_gaps=0).compute()
+        assert np.isnan(none["image"].values[:, core]).all()
+
+
 def test_colour_is_kept(picture: Make) -> None:
     data = picture()
     table = tones(survey(data), shadows=-6.0).compute()

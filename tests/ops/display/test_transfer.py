@@ -37,29 +37,29 @@ def test_asinh() -> None:
     np.testing.assert_array_equal(asinh_transfer(X, 0.0), X)
 
 
+def naive_base(u: float, d: float, b: float) -> float:
+    if b == -1:
+        return math.log(1 + d * u)
+    if b < 0:
+        return float((1 - (1 - b * d * u) ** ((b + 1) / b)) / (b + 1))
+    return 1 - math.exp(-d * u) if b == 0 else float(1 - (1 + b * d * u) ** (-1 / b))
+
+
 def naive_ghs(x: float, d: float, b: float, sp: float, lp: float, hp: float) -> float:
-    """The published pieces: T4 below LP, T3 up to SP, T1 up to HP, T2 beyond, scaled by q."""
+    """The published pieces: a line below LP, -T(SP - x) up to SP, T(x - SP) up to HP, a line beyond; 0…1."""
+
+    def slope(u: float) -> float:
+        step = 1e-6
+        return (naive_base(u + step, d, b) - naive_base(u - step, d, b)) / (2 * step)
 
     def pieces(v: float) -> float:
-        if b == -1:
-            t, s = (lambda u: math.log(1 + d * u)), (lambda u: d / (1 + d * u))
-        elif b < 0:
-            t = lambda u: (1 - (1 - b * d * u) ** ((b + 1) / b)) / (d * (b + 1))  # noqa: E731
-            s = lambda u: (1 - b * d * u) ** (1 / b)  # noqa: E731
-        elif b == 0:
-            t, s = (lambda u: 1 - math.exp(-d * u)), (lambda u: d * math.exp(-d * u))
-        elif b == 1:
-            t, s = (lambda u: 1 - 1 / (1 + d * u)), (lambda u: d / (1 + d * u) ** 2)
-        else:
-            t = lambda u: 1 - (1 + b * d * u) ** (-1 / b)  # noqa: E731
-            s = lambda u: d * (1 + b * d * u) ** (-(1 + b) / b)  # noqa: E731
         if v < lp:
-            return -t(sp - lp) - s(sp - lp) * (lp - v)
+            return -naive_base(sp - lp, d, b) - slope(sp - lp) * (lp - v)
         if v < sp:
-            return -t(sp - v)
+            return -naive_base(sp - v, d, b)
         if v < hp:
-            return t(v - sp)
-        return t(hp - sp) + s(hp - sp) * (v - hp)
+            return naive_base(v - sp, d, b)
+        return naive_base(hp - sp, d, b) + slope(hp - sp) * (v - hp)
 
     return (pieces(x) - pieces(0.0)) / (pieces(1.0) - pieces(0.0))
 
@@ -71,7 +71,7 @@ def test_hyperbolic_stretch(b: float, points: tuple[float, float, float]) -> Non
     shape = Hyperbolic(2.5, b, sp, lp, hp)
     found = hyperbolic_transfer(X, shape)
     expected = [naive_ghs(float(x), math.expm1(2.5), b, sp, lp, hp) for x in X]
-    np.testing.assert_allclose(found, expected, atol=1e-12)
+    np.testing.assert_allclose(found, expected, atol=1e-8)
     assert (np.diff(found) > 0).all()
     np.testing.assert_allclose(found[[0, -1]], [0, 1], atol=1e-15)
     np.testing.assert_array_equal(hyperbolic_transfer(X, Hyperbolic(0.0, b, sp, lp, hp)), X)
