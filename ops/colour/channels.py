@@ -25,7 +25,7 @@ from skyloom.ops.tiles import Dependencies, Output, Planes, by_tiles, grid_of
 
 Floats = NDArray[np.float64]
 
-RATE = 3.0
+RATE = 1.0
 """Mpixel of the canvas a second, colours smoothed."""
 PLANES = 60
 """float64 planes of a strip a task holds while colours are smoothed."""
@@ -122,7 +122,7 @@ def channels(
     luminance: str = "",
     colour_smoothing: Annotated[float, Param(unit="px", low=0, high=20)] = 1.5,
     knee: Annotated[float, Param(unit="sigma", low=0, high=1000)] = 3.0,
-    colour_significance: Annotated[float, Param(unit="sigma", low=0, high=100)] = 1.2,
+    colour_significance: Annotated[float, Param(unit="sigma", low=0, high=100)] = 1.0,
     less_green: Green = "none",
     green_amount: Annotated[float, Param(low=0, high=1)] = 1.0,
 ) -> xr.Dataset:

@@ -47,26 +47,32 @@ def smooth(planes: Floats, sigma: float) -> Floats:
     Parameters
     ----------
     planes
-        Shape (…, rows, columns), NaN = no data.
+        Shape (planes, rows, columns), NaN = no data, in all planes of a pixel or in none.
     sigma
         Pixels.
     """
     kernel = _kernel(sigma)
-    there = np.isfinite(planes)
-    share = _convolve(there.astype(np.float64), kernel)
-    total = _convolve(np.where(there, planes, 0.0), kernel)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(there, total / share, np.nan)
+    there = np.isfinite(planes[0])
+    return _of_share(_convolve(np.where(there, planes, 0.0), kernel), _share(there, kernel), there)
 
 
 def smoothed_variance(variance: Floats, sigma: float) -> Floats:
     """Variance of `smooth` of pixels of that variance, taken as independent."""
     kernel = _kernel(sigma)
-    there = np.isfinite(variance)
-    share = _convolve(there.astype(np.float64), kernel)
+    there = np.isfinite(variance[0])
     total = _convolve(np.where(there, variance, 0.0), kernel**2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(there, total / share**2, np.nan)
+    return _of_share(total, _share(there, kernel) ** 2, there)
+
+
+def _share(there: NDArray[np.bool_], kernel: Floats) -> Floats:
+    """Weight of the pixels with data around each."""
+    return _convolve(there.astype(np.float64), kernel)
+
+
+def _of_share(total: Floats, share: Floats, there: NDArray[np.bool_]) -> Floats:
+    out = np.full(total.shape, np.nan)
+    np.divide(total, share, out=out, where=np.broadcast_to(there, total.shape))
+    return out
 
 
 def _kernel(sigma: float) -> Floats:

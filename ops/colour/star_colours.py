@@ -26,7 +26,7 @@ CELL = LARGE_CELL
 """The brightest star of each cell of so many pixels a side is measured: the same for any tiles."""
 NEIGHBOUR = 3
 """A star is the brightest pixel within so many pixels."""
-RATE = 15.0
+RATE = 50.0
 
 
 def _halo(radius: float) -> int:

@@ -23,7 +23,7 @@ LARGE_CELL = 32
 LARGE = 8192
 SAMPLES = 2**21
 """Pixels kept of each band at most."""
-RATE = 40.0
+RATE = 80.0
 """Mpixel a second."""
 
 

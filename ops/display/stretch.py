@@ -32,7 +32,7 @@ Method = Literal["stf", "mtf", "asinh", "ghs", "none"]
 
 BELOW, ABOVE, FILLED = 1, 2, 4
 """Bits of `clipped`: below black, above white in a channel; a gap filled from around it."""
-RATE = 8.0
+RATE = 25.0
 _HIGHEST = {"asinh": 1e7, "ghs": 20.0}
 
 

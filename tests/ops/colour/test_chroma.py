@@ -23,13 +23,13 @@ def test_smoothing_is_a_weighted_mean_of_what_there_is() -> None:
     rng = np.random.default_rng(2)
     plane = rng.normal(5, 1, (21, 23))
     plane[4:7, 8:12] = np.nan
-    found = smooth(plane, 1.3)
+    found = smooth(plane[None], 1.3)[0]
     rows, columns = np.mgrid[:21, :23]
     for y, x in ((10, 11), (3, 9), (0, 0), (20, 22)):
         reach = np.maximum(abs(rows - y), abs(columns - x)) <= 6
         weight = np.exp(-0.5 * ((rows - y) ** 2 + (columns - x) ** 2) / 1.3**2) * reach * np.isfinite(plane)
         assert found[y, x] == pytest.approx(np.nansum(weight * np.nan_to_num(plane)) / weight.sum(), rel=1e-9)
-        variance = smoothed_variance(np.where(np.isfinite(plane), 4.0, np.nan), 1.3)
+        variance = smoothed_variance(np.where(np.isfinite(plane), 4.0, np.nan)[None], 1.3)[0]
         assert variance[y, x] == pytest.approx(4.0 * (weight**2).sum() / weight.sum() ** 2, rel=1e-9)
     assert np.isnan(found[5, 9])
 

@@ -30,6 +30,18 @@ def test_background_is_neutral(sky: Callable[..., Any], truth: dict[str, Any], n
     )
 
 
+def test_nebula_over_most_of_the_field_is_not_the_sky(sky: Callable[..., Any], truth: dict[str, Any]) -> None:
+    mosaic = sky(stars=100).mosaic.copy(deep=True)
+    image = mosaic["image"].values
+    columns = np.arange(image.shape[2])
+    image += (np.array([20.0, 30.0, 60.0, 90.0])[:, None] * np.clip((columns - 90.0) / 60.0, 0.0, 1.0))[:, None, :]
+    mosaic["image"] = (mosaic["image"].dims, image)
+    table = neutralize(survey(mosaic)).compute()
+    np.testing.assert_allclose(
+        table["level"].values, [truth["level"][b] for b in table["band"].values], rtol=0.002
+    )
+
+
 def test_a_region_is_taken_at_its_word(sky: Callable[..., Any]) -> None:
     mosaic = sky(nebula=300.0, stars=1).mosaic
     region = [256, 160, 304, 208]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from skyloom.ops.colour import survey as module
 from skyloom.ops.colour.survey import cell_of, survey
 from skyloom.ops.errors import DataError
 
@@ -46,6 +47,19 @@ def test_the_sample_of_a_large_canvas_is_small() -> None:
         assert cell % step == 0
         assert (side // step) ** 2 <= 10e6
     assert cell_of((1000, 1000)) == (16, 1)
+
+
+def test_of_a_large_canvas_every_nth_pixel_is_kept(
+    sky: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SAMPLES", 1000)
+    mosaic = sky(shape=(128, 96), tile=64, stars=5).mosaic
+    found = survey(mosaic).compute()
+    assert found.sizes["sample"] == 16
+    image = mosaic["image"].values
+    for cy, cx in ((0, 0), (5, 3)):
+        cell = image[2, cy * 16 : cy * 16 + 16 : 4, cx * 16 : cx * 16 + 16 : 4]
+        np.testing.assert_array_equal(found["sample"].values[2, cy, cx], cell.ravel())
 
 
 def test_a_table_is_no_mosaic(sky: Callable[..., Any]) -> None:
