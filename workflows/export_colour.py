@@ -224,13 +224,3 @@ def check_formats(linear: bool, formats: list[str]) -> None:
         raise ConfigError(
             "a linear picture has no black and white: export it as fits, xisf or tiff, or stretch it"
         )
-
-
-__all__ = [
-    "Picture",
-    "check_formats",
-    "clipped_share",
-    "write_colour_fits",
-    "write_colour_png",
-    "write_colour_tiff",
-]

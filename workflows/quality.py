@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from skyloom.ops.normalize import describe_islands
+from skyloom.workflows.colour_quality import colour_lines
 from skyloom.workflows.link_report import light_groups
 from skyloom.workflows.store import Store
 
@@ -17,7 +18,7 @@ _NAMED = 3
 
 
 def quality(store: Store) -> list[str]:
-    """Sum up registration and normalization of a project, as far as it is.
+    """Sum up registration, normalization and colours of a project, as far as it is.
 
     Returns
     -------
@@ -34,7 +35,7 @@ def quality(store: Store) -> list[str]:
             if "name" in session and "band" in session and np.array_equal(session["frame"].values, frames):
                 lines.extend(_normalization(session, results["normalize"]))
                 break
-    return lines
+    return lines + colour_lines(results)
 
 
 def link_problems(links: xr.Dataset) -> list[str]:

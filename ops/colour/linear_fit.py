@@ -10,7 +10,6 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from skyloom.ops.colour.adjustment import (
-    Lines,
     Table,
     band_names,
     check_same_bands,
@@ -202,6 +201,3 @@ def fit_luminance(
         attrs={**adjustment.attrs, "luminance": luminance},
         extra={"points": ((), (), np.int64), "scatter": ((), (), np.float64)},
     )
-
-
-__all__ = ["Lines", "fit_luminance", "linear_fit"]

@@ -143,6 +143,3 @@ def _missing(mixtures: Iterable[str], bands: Sequence[str]) -> list[str]:
     known = {_plain(b) for b in bands}
     named = {_plain(b) for p in PALETTES.values() for m in p.values() for b in _used([m])}
     return sorted(w for w in _used(mixtures) if w in named and w not in known)
-
-
-__all__ = ["COLOURS", "PALETTES", "PaletteName", "Recipe", "mixture"]

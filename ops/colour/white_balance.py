@@ -13,7 +13,6 @@ from scipy.spatial import cKDTree
 from skyloom.ops.colour.adjustment import (
     Table,
     band_names,
-    check_same_bands,
     chosen_reference,
     lines_of,
     table_dataset,
@@ -263,6 +262,3 @@ def white_balance(
         attrs=adjustment.attrs,
         extra={"factor": over, "scatter": over, "slope": over, "stars": ((), (), np.int64)},
     )
-
-
-__all__ = ["check_same_bands", "select_stars", "white_balance"]

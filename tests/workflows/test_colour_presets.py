@@ -63,6 +63,11 @@ def test_one_command_ends_in_a_picture(lrgb: tuple[Path, RunReport, SimulatedSes
     # Neutral to one step of 255.
     assert np.ptp(medians) <= 1.0, medians
     assert medians.mean() == pytest.approx(51, abs=6)
+    said = [line for line in report.quality if line.startswith(("linear fit", "neutralize", "white"))]
+    assert len(said) == 3
+    assert said[0].startswith("linear fit: to G, scales B ")
+    assert "dark cells, levels B " in said[1]
+    assert " stars, factors B " in said[2]
     with fits.open(project / "outputs" / "linear.fits") as hdus:
         assert hdus[0].data.shape[0] == 3
 
