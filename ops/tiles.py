@@ -17,6 +17,7 @@ from skyloom.ops.arrays import array_spec
 from skyloom.ops.errors import ConfigError
 from skyloom.ops.frames import open_source
 from skyloom.ops.grid import Grid
+from skyloom.ops.registry import Cost
 
 Tile = tuple[slice, slice]
 Work = Callable[..., Mapping[str, NDArray[Any]]]
@@ -186,6 +187,14 @@ def in_one_piece(
         graph = HighLevelGraph({**shared.layers, key: layer}, {**shared.dependencies, key: {base}})
         variables[variable] = (dims, da.Array(graph, key, chunks=tuple((n,) for n in shape), dtype=dtype))
     return variables
+
+
+def whole_cost(dataset: xr.Dataset, names: Sequence[str], *, copies: float) -> Cost:
+    """Cost of a result in one piece that holds some arrays of an input whole, `copies` times at its peak."""
+    size = float(sum(dataset[n].nbytes for n in names))
+    return Cost(
+        work=np.array(max(size / 4e6, 1e-3)), read=np.array(size), memory=np.array(copies * size), rate=20.0
+    )
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,12 @@ def chosen_reference(reference: str, bands: Sequence[str]) -> int:
     return list(bands).index(name)
 
 
+def band_noise(noise: NDArray[Any], band: int) -> float:
+    """Typical pixel noise of a band: the median over its cells, of which most hold sky."""
+    values = noise[band][np.isfinite(noise[band]) & (noise[band] > 0)]
+    return float(np.median(values)) if values.size else 1.0
+
+
 def check_same_bands(dataset: xr.Dataset, adjustment: xr.Dataset | None) -> None:
     """Refuse a table of other bands.
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from skyloom.ops.colour.adjustment import (
     Table,
     band_names,
+    band_noise,
     check_same_bands,
     chosen_reference,
     lines_of,
@@ -21,16 +22,10 @@ from skyloom.ops.colour.adjustment import (
 )
 from skyloom.ops.colour.lines import fit_line
 from skyloom.ops.errors import ConfigError
-from skyloom.ops.registry import register, suggest
-from skyloom.ops.tiles import Dependencies
+from skyloom.ops.registry import Cost, register, suggest
+from skyloom.ops.tiles import Dependencies, whole_cost
 
 Floats = NDArray[np.float64]
-
-
-def band_noise(noise: NDArray[Any], band: int) -> float:
-    """Typical pixel noise of a band: the median over its cells, of which most hold sky."""
-    values = noise[band][np.isfinite(noise[band]) & (noise[band] > 0)]
-    return float(np.median(values)) if values.size else 1.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,11 @@ class _FitBands:
         return table_values(lines.then(scale, offset, background=np.nan), points=points, scatter=scatter)
 
 
-@register(version=1)
+def _fit_cost(survey: xr.Dataset, adjustment: xr.Dataset | None = None, **parameters: Any) -> Cost:
+    return whole_cost(survey, ("sample", "noise"), copies=6.0)
+
+
+@register(version=1, cost=_fit_cost)
 def linear_fit(survey: xr.Dataset, adjustment: xr.Dataset | None = None, *, reference: str = "auto") -> xr.Dataset:
     """Fit every band to a reference band by a line through background and signal (PixInsight's LinearFit).
 
@@ -150,7 +149,7 @@ class _FitLuminance:
         return table_values(fitted, points=np.array(line.points), scatter=np.array(line.scatter))
 
 
-@register(version=1)
+@register(version=1, cost=_fit_cost)
 def fit_luminance(
     survey: xr.Dataset,
     adjustment: xr.Dataset,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from skyloom.ops.colour.adjustment import (
     Table,
     band_names,
+    band_noise,
     check_same_bands,
     lines_of,
     require_linear,
@@ -20,8 +21,8 @@ from skyloom.ops.colour.adjustment import (
 )
 from skyloom.ops.errors import ConfigError, DataError
 from skyloom.ops.grid import Grid
-from skyloom.ops.registry import Param, register
-from skyloom.ops.tiles import Dependencies
+from skyloom.ops.registry import Cost, Param, register
+from skyloom.ops.tiles import Dependencies, whole_cost
 
 Floats = NDArray[np.float64]
 
@@ -106,10 +107,15 @@ class _Neutralize:
         adjusted = lines.scale * found + lines.offset
         target = float(adjusted.mean()) if self.target is None else self.target
         moved = lines.then(np.ones(bands), target - adjusted, background=target)
-        return table_values(moved, level=found, cells=np.array(int(chosen.sum())))
+        typical = np.array([band_noise(noise, band) for band in range(bands)])
+        return table_values(moved, level=found, noise=typical, cells=np.array(int(chosen.sum())))
 
 
-@register(version=1)
+def _cost(survey: xr.Dataset, adjustment: xr.Dataset | None = None, **parameters: Any) -> Cost:
+    return whole_cost(survey, ("median", "noise", "valid"), copies=6.0)
+
+
+@register(version=1, cost=_cost)
 def neutralize(
     survey: xr.Dataset,
     adjustment: xr.Dataset | None = None,
@@ -136,8 +142,8 @@ def neutralize(
     Returns
     -------
     xarray.Dataset
-        The table over `band` with `scale`, `offset`, `background` (the level all bands now have), `level` (what
-        was found, raw units) and `cells` (how many it rests on).
+        The table over `band` with `scale`, `offset`, `background` (the level all bands now have), `level` and
+        `noise` (what was found, raw units) and `cells` (how many it rests on).
 
     Raises
     ------
@@ -160,6 +166,7 @@ def neutralize(
     table = Table(dependencies, adjustment, len(bands))
     arguments = [dependencies.argument(survey[n]) for n in ("median", "noise", "valid")]
     attrs = dict(adjustment.attrs) if adjustment is not None else {}
+    over = (("band",), (len(bands),), np.float64)
     return table_dataset(
         "neutralize",
         _Neutralize(cell, reach, tuple(region), target),
@@ -167,7 +174,7 @@ def neutralize(
         arguments=[*arguments, *table.arguments],
         dependencies=dependencies,
         attrs=attrs,
-        extra={"level": (("band",), (len(bands),), np.float64), "cells": ((), (), np.int64)},
+        extra={"level": over, "noise": over, "cells": ((), (), np.int64)},
     )
 
 

@@ -11,10 +11,9 @@ import xarray as xr
 from numba import njit
 from numpy.typing import NDArray
 
-from skyloom.ops.colour.adjustment import band_names, require_linear
-from skyloom.ops.colour.linear_fit import band_noise
+from skyloom.ops.colour.adjustment import band_names, check_same_bands, require_linear
 from skyloom.ops.colour.survey import LARGE_CELL
-from skyloom.ops.errors import ConfigError
+from skyloom.ops.errors import ConfigError, DataError
 from skyloom.ops.grid import Grid
 from skyloom.ops.measurement.apertures import aperture_sums
 from skyloom.ops.registry import Cost, Param, register, suggest
@@ -99,13 +98,13 @@ class _Measure:
     planes: Planes
     radius: float
 
-    def __call__(self, tile: tuple[slice, slice], noise: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    def __call__(self, tile: tuple[slice, slice], noise: Floats) -> dict[str, NDArray[Any]]:
         rows, columns = tile
         halo = _halo(self.radius)
         images = self.planes.read(rows, columns, halo=halo)
         bands = len(images)
         shape = (-(-(rows.stop - rows.start) // CELL), -(-(columns.stop - columns.start) // CELL))
-        weights = [1.0 / band_noise(noise, band) for band in range(bands)]
+        weights = (1.0 / np.asarray(noise, dtype=np.float64)).tolist()
         together = np.zeros(images.shape[1:], np.float32)
         for image, weight in zip(images, weights, strict=True):
             together += image * np.float32(weight)
@@ -139,7 +138,7 @@ class _Measure:
         }
 
 
-def _cost(image: xr.Dataset, survey: xr.Dataset, *, bands: list[str], radius: float) -> Cost:
+def _cost(image: xr.Dataset, neutral: xr.Dataset, *, bands: list[str], radius: float) -> Cost:
     grid = Grid.from_attrs(image.attrs)
     count = len(_chosen(bands, band_names(image)))
     halo = 2 * _halo(radius)
@@ -159,7 +158,7 @@ def _chosen(wanted: list[str], bands: list[str]) -> list[int]:
 @register(version=1, unit=("y", "x"), cost=_cost)
 def star_colours(
     image: xr.Dataset,
-    survey: xr.Dataset,
+    neutral: xr.Dataset,
     *,
     bands: list[str] = [],  # noqa: B006  (never changed; a list is what YAML has)
     radius: Annotated[float, Param(unit="px", low=1.5, high=50)] = 6.0,
@@ -170,8 +169,8 @@ def star_colours(
     ----------
     image
         A linear mosaic.
-    survey
-        Of it (`survey`): how much each band counts where a star is looked for.
+    neutral
+        The table of `neutralize`, for the noise of each band: how much it counts where a star is looked for.
     bands
         Names of the bands; empty: all but L.
     radius
@@ -184,13 +183,23 @@ def star_colours(
         `concentration` (flux within half the radius / flux), and over (band, y, x) `flux`, `error`, `peak` in the
         mosaic's units. The sky under a star is the clipped mean of a ring of 2 to 6 pixels around the aperture.
         Reads radius + 11 pixels beyond each tile.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such band.
+    DataError
+        If the data are not linear, or the table is of other bands or has no noise.
     """
     require_linear(image, "measuring star colours")
     names = band_names(image)
     take = _chosen(bands, names)
     grid = grid_of(image, multiple=CELL)
     dependencies = Dependencies()
-    noise = dependencies.argument(survey["noise"].isel(band=take))
+    if "noise" not in neutral:
+        raise DataError("the table has no noise of the bands: measure star colours after neutralize")
+    check_same_bands(image, neutral)
+    noise = dependencies.argument(neutral["noise"].isel(band=take))
     over = {"band": len(take)}
     arrays = by_tiles(
         "star_colours",

@@ -21,8 +21,8 @@ from skyloom.ops.colour.adjustment import (
 from skyloom.ops.errors import ConfigError, DataError
 from skyloom.ops.grid import Grid, sky_to_pixel
 from skyloom.ops.measurement.starlist import densest
-from skyloom.ops.registry import Param, register, suggest
-from skyloom.ops.tiles import Dependencies
+from skyloom.ops.registry import Cost, Param, register, suggest
+from skyloom.ops.tiles import Dependencies, whole_cost
 
 Floats = NDArray[np.float64]
 
@@ -174,7 +174,11 @@ class _Balance:
         return out
 
 
-@register(version=1)
+def _cost(stars: xr.Dataset, adjustment: xr.Dataset, *inputs: Any, **parameters: Any) -> Cost:
+    return whole_cost(stars, ("x", "y", "flux", "error", "peak", "concentration"), copies=5.0)
+
+
+@register(version=1, cost=_cost)
 def white_balance(
     stars: xr.Dataset,
     adjustment: xr.Dataset,

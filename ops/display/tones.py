@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from skyloom.ops.colour.adjustment import require_linear
 from skyloom.ops.errors import DataError
-from skyloom.ops.registry import Param, register
+from skyloom.ops.registry import Cost, Param, register
 from skyloom.ops.stretch import BACKGROUND, SHADOWS, midtones_for
-from skyloom.ops.tiles import Dependencies, in_one_piece
+from skyloom.ops.tiles import Dependencies, in_one_piece, whole_cost
 
 Floats = NDArray[np.float64]
 
@@ -47,7 +47,11 @@ class _Tones:
         return {"black": black, "white": white, "median": median, "noise": noise, "midtones": midtones}
 
 
-@register(version=1)
+def _cost(survey: xr.Dataset, **parameters: Any) -> Cost:
+    return whole_cost(survey, ("sample",), copies=6.0)
+
+
+@register(version=1, cost=_cost)
 def tones(
     survey: xr.Dataset,
     *,

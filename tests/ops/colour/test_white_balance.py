@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from skyloom.ops.colour.linear_fit import linear_fit
 from skyloom.ops.colour.neutralize import neutralize
 from skyloom.ops.colour.star_catalogue import star_catalogue
 from skyloom.ops.colour.star_colours import star_colours
@@ -20,8 +21,8 @@ from skyloom.ops.grid import Grid, pixel_to_sky
 
 
 def measured(mosaic: xr.Dataset) -> tuple[xr.Dataset, xr.Dataset]:
-    plates = survey(mosaic)
-    return star_colours(mosaic, plates), neutralize(plates)
+    lines = neutralize(survey(mosaic))
+    return star_colours(mosaic, lines), lines
 
 
 def test_fluxes_are_those_of_the_stars(sky: Callable[..., Any], truth: dict[str, Any]) -> None:
@@ -45,8 +46,8 @@ def test_fluxes_are_those_of_the_stars(sky: Callable[..., Any], truth: dict[str,
 
 def test_no_tile_shows(sky: Callable[..., Any], retile: Callable[[xr.Dataset, int], xr.Dataset]) -> None:
     mosaic = sky(stars=60).mosaic
-    one = star_colours(mosaic, survey(mosaic)).compute()
-    other = star_colours(retile(mosaic, 96), survey(mosaic)).compute()
+    one = star_colours(mosaic, neutralize(survey(mosaic))).compute()
+    other = star_colours(retile(mosaic, 96), neutralize(survey(mosaic))).compute()
     for name in one.data_vars:
         np.testing.assert_allclose(one[name].values, other[name].values, rtol=1e-5, atol=1e-6)
 
@@ -112,7 +113,9 @@ def test_mistakes(sky: Callable[..., Any], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="G = 0 should be above 0"):
         white_balance(stars, lines, white={"G": 0.0})
     with pytest.raises(ConfigError, match="bands: 'Ha': there is no such band"):
-        star_colours(mosaic, survey(mosaic), bands=["Ha"])
+        star_colours(mosaic, lines, bands=["Ha"])
+    with pytest.raises(DataError, match="has no noise of the bands: measure star colours after neutralize"):
+        star_colours(mosaic, linear_fit(survey(mosaic)))
     with pytest.raises(ConfigError, match="cannot be read"):
         star_catalogue([], table=str(tmp_path / "none.csv"))
     (tmp_path / "odd.csv").write_text("a,b\n1,2\n")
