@@ -196,7 +196,7 @@ def star_colours(
     take = _chosen(bands, names)
     grid = grid_of(image, multiple=CELL)
     dependencies = Dependencies()
-    if "noise" not in neutral:
+    if "noise" not in neutral or neutral["noise"].dims != ("band",):
         raise DataError("the table has no noise of the bands: measure star colours after neutralize")
     check_same_bands(image, neutral)
     noise = dependencies.argument(neutral["noise"].isel(band=take))

@@ -33,6 +33,8 @@ Method = Literal["stf", "mtf", "asinh", "ghs", "none"]
 BELOW, ABOVE, FILLED = 1, 2, 4
 """Bits of `clipped`: below black, above white in a channel; a gap filled from around it."""
 RATE = 25.0
+STRIP = 256
+"""Rows of a tile shown at a time."""
 _HIGHEST = {"asinh": 1e7, "ghs": 20.0}
 
 
@@ -142,25 +144,39 @@ class _Stretch:
     gaps: int
 
     def __call__(self, tile: tuple[slice, slice], *table: Any) -> dict[str, NDArray[Any]]:
-        black, white, median, midtones = (np.asarray(t, dtype=np.float64) for t in table)
+        statistics = [np.asarray(t, dtype=np.float64) for t in table]
+        rows, columns = tile
+        shape = rows.stop - rows.start, columns.stop - columns.start
+        image = np.empty((len(self.image.specs), *shape), np.float32)
+        flags = np.zeros(shape, np.uint8)
+        for start in range(rows.start, rows.stop, STRIP):
+            stop = min(start + STRIP, rows.stop)
+            part = slice(start - rows.start, stop - rows.start)
+            image[:, part], flags[part] = self._strip((slice(start, stop), columns), *statistics)
+        return {"image": image, "clipped": flags}
+
+    def _strip(
+        self, tile: tuple[slice, slice], black: Floats, white: Floats, median: Floats, midtones: Floats
+    ) -> tuple[Floats, NDArray[np.uint8]]:
         halo = gap_halo(self.gaps)
         pixels, filled = filled_gaps(self.image.read(*tile, halo=halo).astype(np.float64), self.gaps)
         inner = tuple(slice(halo, halo + s.stop - s.start) for s in tile)
         pixels, filled = pixels[(slice(None), *inner)], filled[inner]
         if np.isnan(pixels).all():
-            return {"image": pixels.astype(np.float32), "clipped": np.zeros(pixels.shape[1:], np.uint8)}
+            return pixels, np.zeros(pixels.shape[1:], np.uint8)
         shown, clipped = self.curve.show(pixels, black, white, median, midtones)
-        return {"image": shown.astype(np.float32), "clipped": clipped | filled * np.uint8(FILLED)}
+        return shown, clipped | filled * np.uint8(FILLED)
 
 
 def _cost(image: xr.Dataset, tones: xr.Dataset | None = None, **parameters: Any) -> Cost:
     grid = Grid.from_attrs(image.attrs)
     count = image.sizes[lead_of(image)]
     halo = 2 * gap_halo(parameters["fill_gaps"])
-    rows, columns = (np.asarray(c, dtype=np.float64) + halo for c in grid.chunks)
+    rows, columns = (np.asarray(c, dtype=np.float64) for c in grid.chunks)
     pixels = rows[:, None] * columns[None, :]
-    work = count * pixels / 1e6
-    return Cost(work=work, read=4 * count * pixels, memory=8 * (7 * count + 4) * pixels, rate=RATE)
+    strip = (np.minimum(rows[:, None], STRIP) + halo) * (columns[None, :] + halo)
+    memory = 8 * (8 * count + 4) * strip + (4 * count + 1) * pixels
+    return Cost(work=count * pixels / 1e6, read=4 * count * pixels, memory=memory, rate=RATE)
 
 
 @register(version=1, unit=("y", "x"), cost=_cost)

@@ -116,6 +116,8 @@ def test_mistakes(sky: Callable[..., Any], tmp_path: Path) -> None:
         star_colours(mosaic, lines, bands=["Ha"])
     with pytest.raises(DataError, match="has no noise of the bands: measure star colours after neutralize"):
         star_colours(mosaic, linear_fit(survey(mosaic)))
+    with pytest.raises(DataError, match="measure star colours after neutralize"):
+        star_colours(mosaic, survey(mosaic))
     with pytest.raises(ConfigError, match="cannot be read"):
         star_catalogue([], table=str(tmp_path / "none.csv"))
     (tmp_path / "odd.csv").write_text("a,b\n1,2\n")
