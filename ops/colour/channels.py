@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 
 RATE = 1.0
 """Mpixel of the canvas a second, colours smoothed."""
-PLANES = 60
+PLANES = 66
 """float64 planes of a strip a task holds while colours are smoothed."""
 STRIP = 128
 """Rows of a tile computed at a time."""
