@@ -47,7 +47,7 @@ class _LeftOut(Exception):
     """Why a light cannot be calibrated."""
 
 
-@register(version=1, unit=(), table=True)
+@register(version=2, unit=(), table=True)
 def calibrate(
     session: xr.Dataset,
     links: xr.Dataset,
