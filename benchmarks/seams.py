@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from skyloom.ops.frames import open_source
 from skyloom.ops.grid import Grid, parse_wcs, pixel_to_sky, sky_to_pixel
-from skyloom.ops.integration.resample import CanvasNodes, coordinate_grid, resample
+from skyloom.ops.integration.coordinates import CanvasNodes, coordinate_grid
+from skyloom.ops.integration.resample import resample
 from skyloom.ops.pyramid import block_mean
 from skyloom.workflows.store import Store
 

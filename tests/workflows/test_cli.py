@@ -116,7 +116,8 @@ def test_lists(capsys: Capture) -> None:
     assert yaml.safe_load(capsys.readouterr().out)["nodes"]["normalize"]["op"] == "normalize"
     assert main(["ops"]) == 0
     out = capsys.readouterr().out
-    for text in ("integrate(session, registration, normalization)", "taper", "sigma", "px", "winsorized"):
+    call = "integrate(session, registration, normalization, [approval])"
+    for text in (call, "taper", "sigma", "px", "winsorized"):
         assert text in out
     assert "task_memory" not in out, "set by the plan, not by people"
 

@@ -7,21 +7,27 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import dask
 import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
+from astropy.io import fits
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from skyloom.ops import surface
 from skyloom.ops.errors import CapacityError, ConfigError, DataError, NotYetKnown
+from skyloom.ops.formats.examine import examine
 from skyloom.ops.frames import register_source
 from skyloom.ops.grid import Grid, parse_wcs, pixel_to_sky, sky_to_pixel, wcs_header
-from skyloom.ops.integration.integrate import FrameSpec, Options, Solution, TileSpec, integrate, integrate_tile
-from skyloom.ops.integration.reject import Rejection
+from skyloom.ops.integration.integrate import integrate
+from skyloom.ops.integration.overlaps import FrameSpec
+from skyloom.ops.integration.rejection import Rejection
+from skyloom.ops.integration.solution import Solution
+from skyloom.ops.integration.tiles import Options, TileSpec, integrate_tile
 from skyloom.ops.registry import get_op
 
 KIND = "integrate-test"
@@ -133,12 +139,16 @@ class Sky:
             }
         )
 
-    def integrate(self, **parameters: object) -> xr.Dataset:
-        return integrate(self.session, self.registration, self.normalization, **parameters)  # type: ignore[arg-type]
+    def integrate(self, approval: xr.Dataset | None = None, **parameters: object) -> xr.Dataset:
+        return integrate(self.session, self.registration, self.normalization, approval, **parameters)  # type: ignore[arg-type]
 
-    def computed(self, **parameters: object) -> xr.Dataset:
+    def computed(self, approval: xr.Dataset | None = None, **parameters: object) -> xr.Dataset:
         with dask.config.set(scheduler="synchronous"):
-            return self.integrate(**parameters).compute()
+            return self.integrate(approval, **parameters).compute()
+
+    def approval(self, **measures: list[float]) -> xr.Dataset:
+        values = {name: ("frame", da.from_array(np.array(v), chunks=-1)) for name, v in measures.items()}
+        return xr.Dataset(values, coords={"frame": self.session["frame"].values})
 
 
 @dataclass(frozen=True)
@@ -393,15 +403,26 @@ def test_errors_name_the_frame_and_the_remedy(sky: Sky) -> None:
         integrate(session, sky.registration, sky.normalization).image.compute()
 
 
-@pytest.mark.parametrize(("n", "memory"), [(2, 2.0**30), (12, 2.0**30), (12, 24e6)])
-def test_memory_of_a_tile_is_what_the_cost_says(sky: Sky, n: int, memory: float) -> None:
+@pytest.mark.parametrize(
+    ("n", "memory", "parameters"),
+    [
+        (2, 2.0**30, {}),
+        (12, 2.0**30, {}),
+        (12, 24e6, {}),
+        (12, 2.0**30, {"rejection": "esd", "combination": "median"}),
+        (3, 2.0**30, {"resampling": "area"}),
+    ],
+)
+def test_memory_of_a_tile_is_what_the_cost_says(
+    sky: Sky, n: int, memory: float, parameters: dict[str, object]
+) -> None:
     sky.shape, sky.canvas = (768, 768), (640, 640)
     frame = np.full(sky.shape, SKY, dtype=np.float32)
     for i in range(n):
         sky.add(rotation=4.0 * i)
         sky.frames[-1] = frame
-    lazy = sky.integrate(tile=640, task_memory=memory)
-    cost = get_op_cost(sky, tile=640, task_memory=memory)
+    lazy = sky.integrate(tile=640, task_memory=memory, **parameters)  # type: ignore[arg-type]
+    cost = get_op_cost(sky, tile=640, task_memory=memory, **parameters)
     predicted = cost.memory[0, 0, 0]
     assert predicted <= memory
     with dask.config.set(scheduler="synchronous"):
@@ -420,13 +441,168 @@ def test_a_tile_can_be_computed_by_hand(sky: Sky) -> None:
     frames = tuple(
         FrameSpec(i, f"{i}", json.dumps({"kind": KIND, "index": i}), sky.headers[i], sky.shape) for i in range(3)
     )
-    options = Options(Rejection("none"), 0.03, "inverse_variance", 2.0**30, 8.0)
+    options = Options(Rejection("none"), 2.0**30, 8.0)
     spec = TileSpec(sky.grid.retile(128), (1, 1), frames, options)
     ones = np.stack([surface.constant(1.0)] * 3)
-    solution = Solution(np.ones(3, bool), np.zeros((3, 2)), ones, 0 * ones, np.full(3, NOISE))
+    solution = Solution(np.ones(3, bool), np.zeros((3, 2)), ones, 0 * ones, np.full(3, NOISE), np.ones(3))
     by_hand = integrate_tile(spec, solution)
     lazy = sky.computed(tile=128, rejection="none")
     np.testing.assert_array_equal(by_hand.image, lazy.image.values[0, 128:256, 128:256])
+
+
+CORE = (0, slice(130, 190), slice(140, 210))
+
+
+def test_weights_are_what_they_say(sky: Sky) -> None:
+    for i in range(4):
+        sky.add(a=(1.0, 2.0)[i % 2], seed=i, rotation=17.0 * i + 5.0)
+    variance = np.array([NOISE, 2 * NOISE, NOISE, 2 * NOISE]) ** 2
+    approval = sky.approval(
+        fwhm=[2.0, 2.5, 3.0, 4.0], psf_signal=[1.0, 2.0, 3.0, 4.0], psf_snr=[5.0, 1.0, 2.0, 2.0],
+        exposure=[60.0, 60.0, 30.0, 120.0], snr=[1.0, 3.0, 5.0, 7.0],
+    )  # fmt: skip
+    fwhm, scale = np.array([2.0, 2.5, 3.0, 4.0]), np.array([1.0, 2.0, 1.0, 2.0])
+    for weighting, rule, weight in (
+        ("inverse_variance", "", 1 / variance),
+        ("point_source", "", 1 / variance / fwhm**2),
+        ("psf_signal", "", np.array([1.0, 2.0, 3.0, 4.0])),
+        ("psf_snr", "", np.array([5.0, 1.0, 2.0, 2.0])),
+        ("exposure", "", np.array([60.0, 60.0, 30.0, 120.0])),
+        ("expression", "(snr / (scale * fwhm)) ** 2 / best(snr)", (np.arange(1, 8, 2) / scale / fwhm) ** 2 / 7),
+        ("none", "", np.ones(4)),
+    ):
+        result = sky.computed(approval, rejection="none", weighting=weighting, weight_rule=rule)
+        np.testing.assert_allclose(np.median(result.weight.values[CORE]), weight.sum(), rtol=1e-4)
+        expected = (weight**2 * variance).sum() / weight.sum() ** 2
+        np.testing.assert_allclose(np.median(result.variance.values[CORE]), expected, rtol=1e-4)
+        true = result.image.values[CORE].var() / result.attrs["kernel_noise_factor"]
+        assert true == pytest.approx(expected, rel=0.12), weighting
+
+
+def test_weights_that_lack_something_say_so(sky: Sky) -> None:
+    dithered(sky, 3)
+    for weighting, name in (("point_source", "fwhm"), ("psf_signal", "psf_signal"), ("exposure", "exposure")):
+        with pytest.raises(ConfigError, match=rf"each frame's {name}.*input approval"):
+            sky.integrate(weighting=weighting)
+    with pytest.raises(ConfigError, match="needs weight_rule"):
+        sky.integrate(weighting="expression")
+    with pytest.raises(ConfigError, match="unknown name 'fhwm'; did you mean 'fwhm'"):
+        sky.integrate(weighting="expression", weight_rule="1 / fhwm")
+    with pytest.raises(ConfigError, match="is for weighting"):
+        sky.integrate(weight_rule="fwhm")
+    with pytest.raises(DataError, match=r"000\.fits has no file whose header could say SSWEIGHT"):
+        sky.integrate(weighting="keyword", weight_rule="SSWEIGHT")
+    bad = sky.approval(fwhm=[2.0, np.nan, 3.0])
+    with pytest.raises(DataError, match=r"001\.fits by point_source is nan"):
+        sky.computed(bad, weighting="point_source")
+    other = bad.assign_coords(frame=["a", "b", "c"])
+    with pytest.raises(ConfigError, match="not the session's"):
+        sky.integrate(other, weighting="point_source")
+
+
+def test_keyword_weights_come_from_the_headers(sky: Sky, tmp_path: Path) -> None:
+    specs = []
+    for i in range(2):
+        pixels = sky.add(seed=i)
+        path = tmp_path / f"{i}.fits"
+        fits.PrimaryHDU(pixels, fits.Header({"SSWEIGHT": 3.0 + 4.0 * i})).writeto(path)
+        (frame,) = examine(path)
+        # One as it is, one as a calibrated frame has it.
+        spec = json.loads(frame.source.spec())
+        specs.append(json.dumps(spec if i == 0 else {"kind": KIND, "index": 1, "light": spec}))
+    session = sky.session.assign(source=("frame", np.array(specs)))
+
+    def made(keyword: str) -> xr.Dataset:
+        return integrate(
+            session, sky.registration, sky.normalization,
+            rejection="none", weighting="keyword", weight_rule=keyword,
+        )  # fmt: skip
+
+    with dask.config.set(scheduler="synchronous"):
+        np.testing.assert_allclose(made("ssweight").weight.values[CORE], 10.0, rtol=1e-5)
+    with pytest.raises(DataError, match=r"header of night/000\.fits has no WEIGHT"):
+        made("WEIGHT")
+
+
+@pytest.mark.parametrize("resampling", ["auto", "lanczos4", "bicubic", "bilinear", "nearest", "area"])
+@pytest.mark.parametrize("combination", ["mean", "median"])
+def test_variance_is_true_for_every_kernel(sky: Sky, resampling: str, combination: str) -> None:
+    for i in range(7):
+        sky.add(rotation=13.0 * i + 5, seed=i, dx=0.3 * i, dy=-0.4 * i)
+    result = sky.computed(resampling=resampling, combination=combination, rejection="none", weighting="none")
+    core = (0, slice(100, 220), slice(110, 240))
+    image, variance = result.image.values[core], result.variance.values[core]
+    factor = result.attrs["kernel_noise_factor"]
+    # Squeezed noise is no longer normal under a median: nearest alone leaves it as it was.
+    assert image.var() / factor == pytest.approx(float(np.median(variance)), rel=0.05)
+    assert image.mean() == pytest.approx(SKY, abs=0.1)
+
+
+def test_a_coarse_canvas_averages_and_says_how_noisy_it_is(sky: Sky) -> None:
+    for i in range(3):
+        sky.add(scale=0.5, rotation=7.0 + 10.0 * i, seed=i)
+    result = sky.computed(rejection="none", tile=96)
+    core = (0, slice(135, 185), slice(140, 210))
+    image, variance = result.image.values[core], result.variance.values[core]
+    assert image.mean() == pytest.approx(4 * SKY, rel=1e-3)
+    assert np.median(variance) == pytest.approx(4 * NOISE**2 / 3, rel=1e-3)
+    assert image.var() / result.attrs["kernel_noise_factor"] == pytest.approx(4 * NOISE**2 / 3, rel=0.08)
+    whole = sky.computed(rejection="none", tile=512)
+    for name in whole.data_vars:
+        np.testing.assert_array_equal(result[name].values, whole[name].values, err_msg=name)
+
+
+@pytest.mark.parametrize("tile", [64, 512])
+def test_auto_finds_cosmic_rays_where_one_frame_is_alone(sky: Sky, tile: int) -> None:
+    rng = np.random.default_rng(3)
+    stars = np.stack([rng.uniform(70, 270, 20), rng.uniform(80, 240, 20), np.geomspace(500, 5e4, 20)], axis=1)
+    sky.add(stars=stars, fwhm=2.6, rotation=12.0)
+    sky.add(dx=90.0, dy=70.0, stars=stars, fwhm=2.6)
+    clean = sky.computed(rejection="none", tile=tile)
+    hits = rng.integers(6, 190, (60, 2))
+    for y, x in hits:
+        sky.frames[0][y, x] += rng.uniform(200, 3000)
+    plain = sky.computed(tile=tile)
+    auto = sky.computed(rejection="auto", tile=tile)
+    alone = (clean["count"].values[0] == 1) & np.isfinite(clean.image.values[0])
+    before = np.nan_to_num(np.abs(plain.image.values[0] - clean.image.values[0]))[alone]
+    after = np.nan_to_num(np.abs(auto.image.values[0] - clean.image.values[0]))[alone]
+    assert before.sum() > 10000
+    assert after.sum() < 0.01 * before.sum()
+    holes = alone & ~np.isfinite(auto.image.values[0])
+    assert 30 < holes.sum() < 4 * len(hits)
+    np.testing.assert_array_equal(auto.rejected_high.values[0][holes], 1)
+    assert (auto["count"].values[0][holes] == 0).all()
+    # Stars lose nothing where no ray fell, and where both frames are nothing changes.
+    struck = before > 5
+    assert (after[~struck] > 5).sum() == 0
+    both = clean["count"].values[0] == 2
+    np.testing.assert_array_equal(auto.image.values[0][both], plain.image.values[0][both])
+
+
+def test_a_thousand_frames_fit_the_memory_and_strips_do_not_show(sky: Sky) -> None:
+    sky.shape, sky.canvas = (80, 64), (128, 96)
+    rng = np.random.default_rng(5)
+    dithers = rng.uniform(-9, 9, (25, 2))
+    for i in range(1000):
+        sky.add(dx=float(dithers[i % 25, 0]), dy=float(dithers[i % 25, 1]), noise=NOISE, seed=i)
+        sky.frames[-1][rng.integers(0, 80, 12), rng.integers(0, 64, 12)] += 500
+    whole = sky.computed(tile=128)
+    memory = 30e6
+    cost = get_op_cost(sky, tile=128, task_memory=memory)
+    assert 20e6 < cost.memory.max() <= memory
+    assert 2 * memory < 1000 * 128 * 96 * 5
+    tracemalloc.start()
+    strips = sky.computed(tile=128, task_memory=memory)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.3 * memory
+    for name in whole.data_vars:
+        np.testing.assert_array_equal(strips[name].values, whole[name].values, err_msg=name)
+    image, variance = (whole[n].values[0, 50:80, 35:60] for n in ("image", "variance"))
+    assert image.mean() == pytest.approx(SKY, abs=0.05)
+    assert np.median(variance) == pytest.approx(NOISE**2 / 1000, rel=0.05)
+    assert image.std() < 1.1 * NOISE / 1000**0.5
 
 
 def tile_keys(sky: Sky, registration: xr.Dataset | None = None) -> NDArray[np.str_]:
@@ -512,3 +688,20 @@ def test_a_tile_is_the_same_wherever_the_canvas_begins(sky: Sky) -> None:
     cards.wcs.crpix = np.add(cards.wcs.crpix, (0.5, 0.0))
     moved = sky.registration.assign_attrs(Grid(wcs_header(cards), larger.shape, 1024).to_attrs())
     assert not set(tile_keys(sky, moved)[large != ""]) & set(large[large != ""])
+
+
+def test_a_tile_depends_on_the_weights_of_its_frames_alone(sky: Sky) -> None:
+    wide(sky)
+    op = get_op("integrate")
+    assert op.keys is not None
+
+    def keys(fwhm: list[float]) -> NDArray[np.str_]:
+        assert op.keys is not None
+        known = [d.compute() for d in (sky.registration, sky.normalization, sky.approval(fwhm=fwhm))]
+        made = op.keys(sky.session, *known, **op.check({"tile": 96, "weighting": "point_source"}))
+        return np.array(made[0], dtype=np.str_)
+
+    before, after = keys([2.0] * 6), keys([2.0, 3.0, 2.0, 2.0, 2.0, 2.0])
+    changed = before != after
+    assert changed[:, 5:][before[:, 5:] != ""].all()
+    assert not changed[:, :5].any()

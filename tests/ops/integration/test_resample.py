@@ -6,21 +6,14 @@ import numpy as np
 import pytest
 from astropy.wcs import WCS, Sip
 from numpy.typing import NDArray
+from scipy.special import erf
 
 from skyloom.ops import surface
 from skyloom.ops.grid import Grid, parse_wcs, pixel_to_sky, sky_to_pixel, wcs_header
-from skyloom.ops.integration.resample import (
-    VALID_TAPS,
-    CanvasNodes,
-    CoordinateGrid,
-    central_jacobian,
-    coordinate_grid,
-    kernel_noise_factor,
-    lanczos,
-    lanczos_taps,
-    resample,
-    taper_weight,
-)
+from skyloom.ops.integration.coordinates import CanvasNodes, CoordinateGrid, central_jacobian, coordinate_grid
+from skyloom.ops.integration.kernels import REACH, chosen, kernel_noise_factor, lanczos, lanczos_taps, taps
+from skyloom.ops.integration.resample import VALID_TAPS, resample
+from skyloom.ops.integration.taper import taper_weight
 
 
 def header(
@@ -65,12 +58,15 @@ def project(
     columns: slice,
     *,
     taper: float = 0.0,
+    kernel: str = "lanczos3",
+    clamp: float = 0.02,
     **extra: object,
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     seen = mapped(grid, wcs, frame.shape[0], rows, columns, **extra)
-    window = seen.window(rows, columns)
+    window = seen.window(rows, columns, reach=REACH[kernel] if kernel in REACH else seen.pixel_reach())
     assert window is not None
-    return resample(np.ascontiguousarray(frame[window]), window, seen, rows, columns, taper=taper)
+    pixels = np.ascontiguousarray(frame[window])
+    return resample(pixels, window, seen, rows, columns, taper=taper, kernel=kernel, clamp=clamp)
 
 
 def exact(grid: Grid, wcs: str, rows: slice, columns: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -90,24 +86,46 @@ def interpolated(seen: CoordinateGrid, rows: slice, columns: slice) -> NDArray[n
     return np.asarray(left + tx * (right - left))
 
 
-def naive(frame: NDArray[np.float32], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Lanczos-3 pixel by pixel, float64, taps over missing pixels left out."""
+def naive(
+    frame: NDArray[np.float32], x: NDArray[np.float64], y: NDArray[np.float64], kernel: str, clamp: float
+) -> NDArray[np.float64]:
+    """Pixel by pixel, float64, taps over missing pixels left out."""
     out = np.full(x.shape, np.nan)
     height, width = frame.shape
+    reach = REACH[kernel]
     for index in np.ndindex(x.shape):
         px, py = x[index], y[index]
         if not (-0.5 <= px < width - 0.5 and -0.5 <= py < height - 0.5):
             continue
         if not np.isfinite(frame[int(np.floor(py + 0.5)), int(np.floor(px + 0.5))]):
             continue
-        ix, iy = np.floor(px) + np.arange(-2, 4), np.floor(py) + np.arange(-2, 4)
-        taps = np.outer(lanczos_taps(py - iy[2]), lanczos_taps(px - ix[2]))
+        ix, iy = (np.floor(p) + np.arange(1 - reach, reach + 1) for p in (px, py))
+        along_y, along_x = taps(kernel, py - np.floor(py)), taps(kernel, px - np.floor(px))
+        weights = np.outer(along_y, along_x)
         inside = ((iy >= 0) & (iy < height))[:, None] & ((ix >= 0) & (ix < width))
         values = frame[np.clip(iy, 0, height - 1).astype(int)[:, None], np.clip(ix, 0, width - 1).astype(int)]
         good = inside & np.isfinite(values)
-        if taps[good].sum() >= VALID_TAPS:
-            out[index] = (taps * np.where(good, values, 0.0)).sum() / taps[good].sum()
+        if weights[good].sum() >= VALID_TAPS:
+            value = (weights * np.where(good, values, 0.0)).sum() / weights[good].sum()
+            if kernel in ("lanczos3", "lanczos4", "bicubic"):
+                value = max(value, values[good].min() - clamp * np.ptp(values[good]))
+            out[index] = value
     return out
+
+
+def sampled_area(
+    frame: NDArray[np.float32], grid: Grid, wcs: str, row: int, column: int, fine: int = 60
+) -> tuple[float, float]:
+    """Mean of the frame over one canvas pixel from many points in it, and the part of them that meets data."""
+    step = (np.arange(fine) + 0.5) / fine - 0.5
+    xx, yy = np.meshgrid(column + step, row + step)
+    x, y = sky_to_pixel(parse_wcs(wcs), *pixel_to_sky(grid.wcs, xx.ravel(), yy.ravel()))
+    ix, iy = np.floor(x + 0.5).astype(int), np.floor(y + 0.5).astype(int)
+    inside = (ix >= 0) & (iy >= 0) & (ix < frame.shape[1]) & (iy < frame.shape[0])
+    values = np.full(x.size, np.nan)
+    values[inside] = frame[iy[inside], ix[inside]]
+    good = np.isfinite(values)
+    return (float(values[good].mean()) if good.any() else np.nan), float(good.mean())
 
 
 @pytest.mark.parametrize("sip", [0.0, 12.0])
@@ -139,7 +157,9 @@ def test_shift_is_added_to_the_frame_position() -> None:
     np.testing.assert_allclose(moved.fields[1] - plain.fields[1], -2.25, atol=1e-12)
 
 
-def test_kernel_equals_its_naive_twin_with_missing_pixels_and_edges() -> None:
+@pytest.mark.parametrize("kernel", list(REACH))
+@pytest.mark.parametrize("clamp", [0.02, 1.0])
+def test_kernel_equals_its_naive_twin_with_missing_pixels_and_edges(kernel: str, clamp: float) -> None:
     rng = np.random.default_rng(3)
     frame = rng.normal(100, 10, (90, 90)).astype(np.float32)
     frame[rng.random(frame.shape) < 0.03] = np.nan
@@ -147,15 +167,19 @@ def test_kernel_equals_its_naive_twin_with_missing_pixels_and_edges() -> None:
     rows, columns = slice(0, 128), slice(0, 128)
     seen = mapped(grid, wcs, 90, rows, columns)
     x, y, gain, base = interpolated(seen, rows, columns)
-    got, codes = project(frame, grid, wcs, rows, columns)
-    want = gain * (naive(frame, x, y) - base)
+    got, codes = project(frame, grid, wcs, rows, columns, kernel=kernel, clamp=clamp)
+    want = gain * (naive(frame, x, y, kernel, clamp) - base)
     assert 0.3 < np.isfinite(want).mean() < 0.9
     # A pixel at the very limit of valid taps may fall to either side of it.
     differ = np.isfinite(want) != np.isfinite(got)
     assert differ.sum() <= 3
     both = np.isfinite(want) & np.isfinite(got)
     # Rounding the position to 1/2048 px moves white noise of sigma 10 by up to ~0.03.
-    assert np.abs(got - want)[both].max() < 0.05
+    off = np.abs(got - want)[both]
+    if kernel == "nearest":
+        # … and may choose the other neighbour.
+        off = np.sort(off)[:-20]
+    assert off.max() < 0.05
     inside = (x >= -0.5) & (x < 89.5) & (y >= -0.5) & (y < 89.5)
     np.testing.assert_array_equal(codes > 0, inside)
 
@@ -172,11 +196,11 @@ def test_every_canvas_pixel_between_the_outer_pixel_centres_has_data() -> None:
 
 def test_taps_keep_levels_and_ramps_and_stay_close_to_lanczos() -> None:
     fraction = np.linspace(0, 1, 101)
-    taps = lanczos_taps(fraction)
+    weights = lanczos_taps(fraction)
     offsets = np.arange(-2, 4)
-    np.testing.assert_allclose(taps.sum(axis=1), 1.0, atol=1e-12)
-    np.testing.assert_allclose(taps @ offsets, fraction, atol=1e-12)
-    assert np.abs(taps - lanczos(fraction[:, None] - offsets)).max() < 0.02
+    np.testing.assert_allclose(weights.sum(axis=1), 1.0, atol=1e-12)
+    np.testing.assert_allclose(weights @ offsets, fraction, atol=1e-12)
+    assert np.abs(weights - lanczos(fraction[:, None] - offsets)).max() < 0.02
 
 
 def test_constant_frame_stays_constant_and_is_scaled_by_the_jacobian() -> None:
@@ -195,6 +219,85 @@ def gaussian(side: int, x: float, y: float, fwhm: float, flux: float) -> NDArray
     yy, xx = np.mgrid[:side, :side]
     image = flux / (2 * np.pi * s * s) * np.exp(-((xx - x) ** 2 + (yy - y) ** 2) / (2 * s * s))
     return np.asarray(image, dtype=np.float32)
+
+
+@pytest.mark.parametrize(("scale", "rotation"), [(0.35, 20.0), (0.7, -33.0), (1.0, 0.0), (1.3, 71.0)])
+def test_area_equals_a_dense_sampling_of_each_pixel(scale: float, rotation: float) -> None:
+    rng = np.random.default_rng(6)
+    frame = rng.normal(100, 10, (70, 70)).astype(np.float32)
+    frame[rng.random(frame.shape) < 0.05] = np.nan
+    grid, wcs = canvas(128), header(70, rotation=rotation, scale=scale)
+    rows = columns = slice(0, 128)
+    got, codes = project(frame, grid, wcs, rows, columns, kernel="area")
+    inside = np.argwhere(codes > 0)
+    compared = 0
+    for row, column in inside[:: max(len(inside) // 60, 1)]:
+        mean, part = sampled_area(frame, grid, wcs, int(row), int(column))
+        if abs(part - 0.5) < 0.05:
+            continue
+        assert np.isfinite(got[row, column]) == (part > 0.5)
+        if part > 0.5:
+            assert got[row, column] == pytest.approx(mean / scale**2, rel=6e-3)
+            compared += 1
+    assert compared > 30
+
+
+def pixel_star(side: int, x: float, y: float, fwhm: float, flux: float) -> NDArray[np.float32]:
+    """Star whose light is summed over each pixel, as a detector does."""
+    s = fwhm / 2.3548 * 2**0.5
+    edges = np.arange(side + 1) - 0.5
+    along_x, along_y = (np.diff(erf((edges - c) / s)) / 2 for c in (x, y))
+    return np.asarray(flux * np.outer(along_y, along_x), dtype=np.float32)
+
+
+# Kernels alias where they shrink: auto and area are for that.
+@pytest.mark.parametrize(
+    ("kernel", "scale"),
+    [(k, s) for k in ("auto", "area") for s in (0.3, 0.55, 0.8, 0.9, 1.0, 1.4, 3.0)]
+    + [(k, s) for k in ("lanczos4", "bicubic") for s in (0.9, 1.0, 1.4, 3.0)],
+)
+def test_star_fluxes_and_places_are_true_from_a_third_to_three_times(kernel: str, scale: float) -> None:
+    # `scale` = size of a frame pixel in canvas pixels; a FWHM of 2.6 pixels of whichever is coarser.
+    side, flux, size = 112, 50000.0, 448 if scale > 1.5 else 192
+    grid, wcs = canvas(size), header(side, rotation=0.0 if scale == 1.0 else 23.0, scale=scale)
+    rows = columns = slice(0, size)
+    shift, rng = (0.6, -0.3), np.random.default_rng(7)
+    fwhm = max(2.6, 2.6 / scale)
+    for _ in range(3):
+        x, y = rng.uniform(52, 60, 2)
+        frame = pixel_star(side, x, y, fwhm, flux) + np.float32(50.0)
+        got, _ = project(
+            frame, grid, wcs, rows, columns, kernel=chosen(kernel, 1 / scale**2), shift=shift,
+            offset=surface.constant(50.0),
+        )  # fmt: skip
+        cx, cy = sky_to_pixel(
+            grid.wcs, *pixel_to_sky(parse_wcs(wcs), np.array([x - shift[0]]), np.array([y - shift[1]]))
+        )
+        yy, xx = np.mgrid[:size, :size]
+        near = np.hypot(xx - cx[0], yy - cy[0]) < 5 * fwhm * scale
+        light = got[near].astype(float)
+        assert light.sum() == pytest.approx(flux, rel=1e-3)
+        assert (light * xx[near]).sum() / light.sum() == pytest.approx(cx[0], abs=0.01)
+        assert (light * yy[near]).sum() / light.sum() == pytest.approx(cy[0], abs=0.01)
+
+
+def test_clamping_keeps_a_hot_pixel_from_ringing_and_leaves_noise_and_stars_alone() -> None:
+    rng = np.random.default_rng(8)
+    grid, wcs = canvas(160), header(128, rotation=10.0)
+    rows = columns = slice(24, 136)
+    hot = np.full((128, 128), 100.0, dtype=np.float32)
+    hot[64, 64] += 1000.0
+    noise = rng.normal(100, 5, (128, 128)).astype(np.float32)
+    star = pixel_star(128, 63.3, 64.4, 2.2, 50000.0) + np.float32(100.0)
+    for kernel in ("lanczos3", "lanczos4"):
+        free, kept = (project(hot, grid, wcs, rows, columns, kernel=kernel, clamp=c)[0] for c in (1.0, 0.02))
+        assert np.nanmin(free) < 50
+        assert np.nanmin(kept) == pytest.approx(80.0, abs=0.1)
+        free, kept = (project(noise, grid, wcs, rows, columns, kernel=kernel, clamp=c)[0] for c in (1.0, 0.02))
+        assert (free != kept).mean() < 0.01
+        assert np.nanmean(kept - free) < 0.002 * 5
+        free, kept = (project(star, grid, wcs, rows, columns, kernel=kernel, clamp=c)[0] for c in (1.0, 0.02))
+        assert np.nansum(kept - free) < 5e-4 * 50000
 
 
 # A canvas coarser than the frame (scale 0.8) aliases: 0.4 % of the flux at 3.0 px, 1 % at 2.2 px.
@@ -295,13 +398,25 @@ def test_a_pixel_does_not_depend_on_the_window_it_is_computed_in(sip: float) -> 
         np.testing.assert_array_equal(part_codes, codes[r, c])
 
 
-def test_noise_factor_is_what_white_noise_shows() -> None:
+@pytest.mark.parametrize("kernel", list(REACH))
+def test_noise_factor_is_what_white_noise_shows(kernel: str) -> None:
     rng = np.random.default_rng(2)
     frame = rng.normal(0, 1, (400, 400)).astype(np.float32)
     grid, wcs = canvas(512), header(400, rotation=29.0)
-    got, _ = project(frame, grid, wcs, slice(150, 360), slice(150, 360))
-    assert np.var(got) == pytest.approx(kernel_noise_factor(), rel=0.03)
+    got, _ = project(frame, grid, wcs, slice(150, 360), slice(150, 360), kernel=kernel)
+    assert np.var(got) == pytest.approx(kernel_noise_factor(kernel), rel=0.04)
     assert 0.7 < kernel_noise_factor() < 0.9
+
+
+@pytest.mark.parametrize(("scale", "rotation"), [(0.3, 0.0), (0.5, 15.0), (0.8, 40.0), (1.0, 3.0), (1.25, 20.0)])
+def test_noise_factor_of_areas_is_what_white_noise_shows(scale: float, rotation: float) -> None:
+    rng = np.random.default_rng(2)
+    frame = rng.normal(0, 1, (600, 600)).astype(np.float32)
+    grid, wcs = canvas(512), header(600, rotation=rotation, scale=scale)
+    got, _ = project(frame, grid, wcs, slice(190, 320), slice(190, 320), kernel="area")
+    # Carried: J independent pixels' sum.
+    carried = 1 / scale**2
+    assert np.var(got) / carried == pytest.approx(kernel_noise_factor("area", 1 / scale**2), rel=0.08)
 
 
 def test_window_is_none_where_frame_and_canvas_do_not_meet() -> None:

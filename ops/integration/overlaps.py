@@ -1,0 +1,178 @@
+"""Which frames may reach a tile, from headers alone, and how much memory the tile takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from skyloom.ops.errors import CapacityError
+from skyloom.ops.footprints import EDGE_POINTS, footprint, tiles_touched
+from skyloom.ops.grid import Grid
+from skyloom.ops.integration.combine import working_bytes
+from skyloom.ops.integration.coordinates import NODE_STEP
+from skyloom.ops.integration.kernels import REACH, chosen
+from skyloom.ops.integration.rejection import Rejection
+from skyloom.ops.integration.tolerance import HALO
+
+CALIBRATION_KINDS = ("dark", "flat", "flatdark", "bias")
+SHIFT_MARGIN = 64.0
+"""Frame pixels a registration may move a frame: tiles list the frames that could reach them."""
+MIN_STRIP = 32
+"""Least rows of a tile computed at a time; less would mostly compute halo."""
+SAMPLE_BYTES = 4 + 1
+"""Bytes of a sample of the stack: its value and its taper code."""
+RESULT_BYTES = 3 * 4 + 3 * 2
+"""Bytes of a finished pixel."""
+SINGLE_BYTES = 560.0**2 * 48.0
+"""Bytes the search for cosmic rays takes, a block at a time, where one frame alone is."""
+
+
+@dataclass(frozen=True)
+class FrameSpec:
+    """What a tile's task must know of a frame."""
+
+    index: int
+    name: str
+    source: str
+    wcs: str
+    shape: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A frame over a tile, as far as the headers tell."""
+
+    frame: int
+    area: float
+    """Overlap (canvas pixels)."""
+    window: float
+    """Pixels of the frame's window that holds the overlap."""
+    jacobian: float = 1.0
+    """Area of a canvas pixel in the frame, mean (frame pixels)."""
+
+
+def frame_spec(session: xr.Dataset, index: int) -> FrameSpec:
+    """Return a frame of the session."""
+    return FrameSpec(
+        index,
+        str(session["name"].values[index]),
+        str(session["source"].values[index]),
+        str(session["wcs"].values[index]),
+        (int(session["height"].values[index]), int(session["width"].values[index])),
+    )
+
+
+def index_frames(
+    session: xr.Dataset, registration: xr.Dataset, grid: Grid, resampling: str
+) -> tuple[list[str], dict[tuple[int, int, int], list[Piece]]]:
+    """Bands, and the frames that may reach each (band, ty, tx), from headers alone."""
+    kinds = session["kind"].values
+    wanted = registration["in_canvas"].values.astype(bool) & ~np.isin(kinds, CALIBRATION_KINDS)
+    wanted &= session["wcs"].values != ""
+    names = session["band"].values
+    bands = sorted({str(b) for b in names[wanted]})
+    found: dict[tuple[int, int, int], list[Piece]] = {}
+    for index in np.flatnonzero(wanted):
+        spec = frame_spec(session, int(index))
+        polygon = footprint(spec.wcs, spec.shape, grid)
+        if not np.isfinite(polygon).all():
+            continue
+        to_canvas, margin = _frame_axes(polygon, spec.shape)
+        for (ty, tx), (rows, columns) in tiles_touched(polygon, grid, margin=margin):
+            key = (bands.index(str(names[index])), ty, tx)
+            piece = _piece(int(index), polygon, to_canvas, spec.shape, rows, columns, resampling)
+            found.setdefault(key, []).append(piece)
+    return bands, dict(sorted(found.items()))
+
+
+def _frame_axes(polygon: NDArray[np.float64], shape: tuple[int, int]) -> tuple[NDArray[np.float64], float]:
+    """Mean linear map from frame to canvas pixels (2, 2), and the margin in canvas pixels that shifts need."""
+    side = EDGE_POINTS - 1
+    along_x = (polygon[side] - polygon[0]) / shape[1]
+    along_y = (polygon[3 * side] - polygon[0]) / shape[0]
+    matrix = np.stack([along_x, along_y], axis=1)
+    return matrix, 1.0 + SHIFT_MARGIN * float(np.linalg.norm(matrix, 2))
+
+
+def _piece(
+    index: int, polygon: NDArray[np.float64], to_canvas: NDArray[np.float64], shape: tuple[int, int],
+    rows: slice, columns: slice, resampling: str,
+) -> Piece:  # fmt: skip
+    clipped = _clip(polygon, rows, columns)
+    if len(clipped) < 3:
+        return Piece(index, 0.0, 0.0)
+    x, y = clipped.T
+    area = 0.5 * abs(float(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))))
+    # The window holds whole cells of the coordinate grid and the kernel's reach.
+    in_frame, pixel = clipped @ np.linalg.inv(to_canvas).T, np.abs(np.linalg.inv(to_canvas)).sum(axis=1)
+    jacobian = 1.0 / abs(float(np.linalg.det(to_canvas)))
+    kernel = chosen(resampling, jacobian)
+    reach = 0.5 * float(pixel.max()) + 1.0 if kernel == "area" else float(REACH[kernel])
+    extent = np.ptp(in_frame, axis=0) + NODE_STEP * pixel + 2.0 * reach
+    return Piece(index, area, float(np.prod(np.minimum(extent, shape[::-1]))), jacobian)
+
+
+def _clip(polygon: NDArray[np.float64], rows: slice, columns: slice) -> NDArray[np.float64]:
+    """Part of a polygon inside a window (Sutherland-Hodgman)."""
+    sides = (
+        (0, columns.start - 0.5, 1),
+        (0, columns.stop - 0.5, -1),
+        (1, rows.start - 0.5, 1),
+        (1, rows.stop - 0.5, -1),
+    )
+    points = polygon
+    for axis, bound, sign in sides:
+        kept = []
+        for a, b in zip(np.roll(points, 1, axis=0), points, strict=True):
+            inside_a, inside_b = sign * (a[axis] - bound) >= 0, sign * (b[axis] - bound) >= 0
+            if inside_a != inside_b:
+                kept.append(a + (b - a) * ((bound - a[axis]) / (b[axis] - a[axis])))
+            if inside_b:
+                kept.append(b)
+        if not kept:
+            return np.empty((0, 2))
+        points = np.asarray(kept)
+    return points
+
+
+def _strip_bytes(depth: int, rows: int, columns: int, rejection: Rejection, combination: str) -> float:
+    wide = columns + 2 * HALO
+    pixels = (rows + 2 * HALO) * wide
+    return float(pixels * depth * SAMPLE_BYTES) + working_bytes(
+        depth, (rows + 2 * HALO, wide), rejection=rejection, combination=combination
+    )
+
+
+def strip_rows(
+    grid: Grid, index: tuple[int, ...], pieces: list[Piece], task_memory: float, source_bytes: float,
+    rejection: Rejection, combination: str,
+) -> tuple[int, float]:  # fmt: skip
+    """Rows to compute at a time, and the task's peak of memory (bytes).
+
+    Raises
+    ------
+    CapacityError
+        If not even `MIN_STRIP` rows fit.
+    """
+    window = grid.window(index[0], index[1])
+    rows, columns = (s.stop - s.start for s in window)
+    depth = len(pieces)
+    source = source_bytes * max(p.window for p in pieces)
+    result = RESULT_BYTES * rows * columns + (SINGLE_BYTES if rejection.method == "auto" else 0.0)
+    for strips in range(1, -(-rows // MIN_STRIP) + 1):
+        height = -(-rows // strips)
+        peak = (
+            result
+            + source * min(1.0, (height + 2 * HALO + NODE_STEP) / rows)
+            + _strip_bytes(depth, height, columns, rejection, combination)
+        )
+        if peak <= task_memory:
+            return height, peak
+    raise CapacityError(
+        f"tile {index[0]}, {index[1]} has {depth} frames and needs {peak / 2**20:.0f} MiB even in strips of "
+        f"{height} rows, a task may take {task_memory / 2**20:.0f} MiB; raise the memory limit (--memory) or make "
+        f"tile = {grid.tile} smaller"
+    )

@@ -1,0 +1,66 @@
+"""How much disagreement of frames their surroundings explain: star cores in changing seeing, noise of light."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+SPREAD_STEP = 6
+"""Pixels between the nine places that tell the local noise: a trail five pixels wide meets three of them."""
+HALO = SPREAD_STEP + 1
+"""Pixels around a window that its rejection looks at: the local noise of a neighbour that may be grown from."""
+CENTRE_RANGE = 4.0
+"""Range of nine pure-noise centres, in their own noise, that excuses nothing (expected 3.0 ± 0.8)."""
+
+
+@njit(nogil=True, cache=True)
+def excuse_disagreement(  # type: ignore[no-untyped-def]
+    centre, scale, excuse, spread, count, suspect, few, tolerance, tolerance_many, cut, low, high, below, above
+):
+    """Turn the noise in `excuse` into the disagreement excused, at suspects and their neighbours.
+
+    There `scale` of few samples is raised to the local noise: photons of nebulae exceed the background's. Where a
+    method gives limits of its own (`cut`), those of few samples are `low` and `high` times that.
+    """
+    rows, columns = centre.shape
+    near = np.empty(9, dtype=np.float32)
+    for y in range(rows):
+        for x in range(columns):
+            concerned = False
+            for j in range(max(y - 1, 0), min(y + 2, rows)):
+                for i in range(max(x - 1, 0), min(x + 2, columns)):
+                    if suspect[j, i]:
+                        concerned = True
+            n = count[y, x]
+            if not concerned or n < 2:
+                excuse[y, x] = 0
+                continue
+            lowest = highest = centre[y, x]
+            for j in range(max(y - 1, 0), min(y + 2, rows)):
+                for i in range(max(x - 1, 0), min(x + 2, columns)):
+                    lowest = min(lowest, centre[j, i]) if centre[j, i] == centre[j, i] else lowest
+                    highest = max(highest, centre[j, i]) if centre[j, i] == centre[j, i] else highest
+            span = float(highest) - float(lowest)
+            chance = CENTRE_RANGE * 1.2533 * float(excuse[y, x]) / np.sqrt(float(n))
+            excused = np.sqrt(max(span * span - chance * chance, 0.0))
+            if n >= few:
+                excuse[y, x] = tolerance_many * excused
+                continue
+            excuse[y, x] = tolerance * excused
+            m = 0
+            for j in range(max(y - SPREAD_STEP, y % SPREAD_STEP), min(y + SPREAD_STEP + 1, rows), SPREAD_STEP):
+                for i in range(
+                    max(x - SPREAD_STEP, x % SPREAD_STEP), min(x + SPREAD_STEP + 1, columns), SPREAD_STEP
+                ):
+                    if spread[j, i] == spread[j, i]:
+                        at = m
+                        while at > 0 and near[at - 1] > spread[j, i]:
+                            near[at] = near[at - 1]
+                            at -= 1
+                        near[at] = spread[j, i]
+                        m += 1
+            if m > 0:
+                middle = np.float32(0.5) * (near[(m - 1) // 2] + near[m // 2])
+                scale[y, x] = max(scale[y, x], middle)
+            if cut:
+                below[y, x], above[y, x] = low * scale[y, x], high * scale[y, x]
