@@ -7,7 +7,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from skyloom.ops.normalization.joint import System
-from skyloom.ops.normalization.observations import Floats, Observations, Singles
+from skyloom.ops.normalization.observations import Bools, Floats, Observations, Singles
 
 LEAST_SQUARES, HUBER, ROUNDS = 1, 4, 9
 """Rounds of reweighting: plain until the first, Huber until the second, Tukey's biweight to the end."""
@@ -20,9 +20,12 @@ NOISY = 1.25
 class Reweighting:
     """Weights for the next round, from the residuals of the last."""
 
-    def __init__(self, seen: Observations, stated: Singles, clip: float) -> None:
-        """Start from inverse variances as stated; samples beyond `clip` robust σ will not count."""
-        self.seen, self.stated, self.clip = seen, stated, clip
+    def __init__(self, seen: Observations, stated: Singles, clip: float, *, least: float = 1e-6) -> None:
+        """Start from inverse variances as stated; samples beyond `clip` robust σ will not count.
+
+        The residuals' robust rms, in stated errors, is taken for `least` where it is smaller.
+        """
+        self.seen, self.stated, self.clip, self.least = seen, stated, clip, least
         self.scale = 1.0
         self.inflation = np.ones(seen.frames)
 
@@ -30,11 +33,10 @@ class Reweighting:
         """Weights for the round after `turn`."""
         if len(y) == 0:
             return self.stated
-        z = system.residual(y, x)
-        _standardize(self.seen.point, self.stated, system.weight, system.inverse_depth, z)
+        z = standardized(system, y, x, self.stated)
         spread = _median_by_frame(z, self.seen) * 1.4826
         # Most frames decide what the noise is; a frame that is noisier than they are counts for less as a whole.
-        self.scale = max(float(np.nanmedian(spread)), 1e-6)
+        self.scale = max(float(np.nanmedian(spread)), self.least)
         relative = np.nan_to_num(spread / self.scale, nan=1.0)
         self.inflation = np.where(relative > NOISY, relative**2, 1.0)
         weight = np.empty_like(self.stated)
@@ -87,16 +89,30 @@ def _leave_out(point, weight, inverse_depth, rest):  # type: ignore[no-untyped-d
         rest[i] = abs(rest[i]) / max(1.0 - weight[i] * inverse_depth[point[i]], 1e-6)
 
 
-def rms_by_frame(system: System, y: Floats, x: Floats) -> Floats:
-    """Robust rms distance of each frame's samples to the mean of the other frames; NaN where there are none."""
+def standardized(system: System, y: Floats, x: Floats, stated: Singles) -> Floats:
+    """Size of each residual in units of its error, the sample's share in its own sky accounted for."""
+    z = system.residual(y, x)
+    _standardize(system.observations.point, stated, system.weight, system.inverse_depth, z)
+    return z
+
+
+def rms_by_frame(system: System, y: Floats, x: Floats, *, only: Bools | None = None) -> Floats:
+    """Robust rms distance of each frame's samples (or some of them) to the mean of the other frames.
+
+    NaN where there are none.
+    """
     rest = system.residual(y, x)
     _leave_out(system.observations.point, system.weight, system.inverse_depth, rest)
-    return 1.4826 * _median_by_frame(rest, system.observations)
+    return 1.4826 * _median_by_frame(rest, system.observations, only)
 
 
-def _median_by_frame(value: Floats, seen: Observations) -> Floats:
+def _median_by_frame(value: Floats, seen: Observations, only: Bools | None = None) -> Floats:
     """Median of the samples of each frame; NaN where there are none."""
     out: NDArray[np.float64] = np.full(seen.frames, np.nan)
     for f in np.flatnonzero(seen.count):
-        out[f] = np.median(value[seen.start[f] : seen.start[f + 1]])
+        mine = value[seen.start[f] : seen.start[f + 1]]
+        if only is not None:
+            mine = mine[only[seen.start[f] : seen.start[f + 1]]]
+        if len(mine):
+            out[f] = np.median(mine)
     return out

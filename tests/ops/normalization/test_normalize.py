@@ -257,7 +257,7 @@ def small() -> Scene:
 
 
 def test_mosaic_background_is_right_and_not_only_seamless(scene: Scene) -> None:
-    solved, constants = run(scene), run(scene, order=0)
+    solved, constants = run(scene), run(scene, degree=0)
     seam, error = scene.errors(solved)
     _, plain = scene.errors(constants)
     # Seams: a superpixel's noise is 14 / 64 = 0.22.
@@ -411,7 +411,7 @@ def test_building_computes_nothing_and_results_have_the_promised_shape(small: Sc
         assert variable.dtype == real[name].dtype
         assert variable.shape == real[name].shape
     again = normalize(small.session, lazy(small.measurement), lazy(small.registration, ("in_canvas",)))
-    other = normalize(small.session, small.measurement, small.registration, order=1)
+    other = normalize(small.session, small.measurement, small.registration, degree=1)
     assert built["scale"].data.name != other["scale"].data.name
     assert set(built.data_vars) == set(again.data_vars)
 
@@ -449,9 +449,9 @@ def test_tables_of_other_frames_are_refused(small: Scene) -> None:
 
 def test_it_is_an_op_with_a_cost(small: Scene) -> None:
     op = get_op("normalize")
-    assert op.check({})["order"] == 4
+    assert op.check({})["degree"] == "auto"
     assert all(p.doc for p in op.parameters.values())
-    cost = normalize_cost(small.session, small.measurement, small.registration, mode="joint", order=2)
+    cost = normalize_cost(small.session, small.measurement, small.registration, mode="joint", degree=2)
     assert cost.work.shape == ()
     assert 1e7 < float(cost.memory) < 1e9
     assert float(normalize_cost(small.session, small.measurement, small.registration, mode="none").read) == 0
