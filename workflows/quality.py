@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from skyloom.ops.normalization.normalize import describe_islands
-from skyloom.ops.normalization.result import DISAGREES
+from skyloom.ops.normalization.reweighting import DISAGREES
 from skyloom.workflows.colour_quality import colour_lines
 from skyloom.workflows.link_report import light_groups
 from skyloom.workflows.store import Store

@@ -17,13 +17,20 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from skyloom.ops.normalization import joint
-from skyloom.ops.normalization.hold_out import HoldOut, hold_out
+from skyloom.ops.normalization.hold_out import HELD, HoldOut, hold_out
 from skyloom.ops.normalization.joint import Coarse, System
-from skyloom.ops.normalization.legendre import HIGHEST_ORDER, ORDERS
+from skyloom.ops.normalization.legendre import HIGHEST_ORDER, ORDERS, legendre
 from skyloom.ops.normalization.modes import Modes, mosaic_modes, unknown_modes
 from skyloom.ops.normalization.observations import Bools, Floats, Ints, Observations, Singles, islands
 from skyloom.ops.normalization.panels import MOST_PANELS, coarse_space, representatives
-from skyloom.ops.normalization.reweighting import ROUNDS, TUKEY_LIMIT, Reweighting, rms_by_frame, standardized
+from skyloom.ops.normalization.reweighting import (
+    ROUNDS,
+    SHUT,
+    TUKEY_LIMIT,
+    Reweighting,
+    rms_by_frame,
+    standardized,
+)
 
 PRIOR_UNKNOWNS = 720
 """Coefficients from which their spread is measured; it is a property of the population of frames."""
@@ -33,6 +40,8 @@ LEAST_HELD, LEAST_BLOCKS = 60, 8
 """Samples and patches of sky that must be held out for a choice."""
 LEAST_GAIN = 0.003
 """Part of the held-out residual by which a higher degree must lower it, beside its standard error."""
+_TESTED = 4000
+"""Samples on which the degree is tested, if there are as many: small mosaics are held out part after part."""
 _STIFF, _FREE = 1e-3, 1e4
 """Spread of what is held at 0 (typical errors of a sample) and of what is left free (that of the frames)."""
 _HONEST = 5.0
@@ -143,15 +152,29 @@ def choose_degree(problem: Problem) -> tuple[int, Floats]:
     """
     whole = replace(problem, seen=replace(problem.seen, order=HIGHEST_ORDER))
     few = whole.sample_of_frames() or whole
-    held = hold_out(few.seen, few.placement)
-    test = held.samples(few.seen)
     trials = np.full(HIGHEST_ORDER + 1, np.nan)
-    block = held.block[few.seen.point[test]]
-    patch, block = np.unique(block, return_inverse=True)
-    if len(block) < LEAST_HELD or len(patch) < LEAST_BLOCKS:
+    folds = min(max(-(-_TESTED * HELD // max(len(few.y), 1)), 1), HELD)
+    parts = [_foretell(few, hold_out(few.seen, few.placement, fold=fold)) for fold in range(folds)]
+    loss = np.concatenate([p[0] for p in parts], axis=1)
+    count = sum(p[1] for p in parts)
+    if count < LEAST_HELD or loss.shape[1] < LEAST_BLOCKS:
         return SURE_DEGREE, trials
-    count = np.bincount(block)
+    trials = loss.sum(axis=1) / count
+    for order in range(HIGHEST_ORDER):
+        gain = loss[order] - loss[order + 1 :]
+        error = np.sqrt(loss.shape[1] * np.var(gain, axis=1)) / count
+        if not np.any(gain.sum(axis=1) / count > np.maximum(error, LEAST_GAIN * trials[order])):
+            return order, trials
+    return HIGHEST_ORDER, trials
+
+
+def _foretell(few: Problem, held: HoldOut) -> tuple[Floats, int]:
+    """Sum over each patch held out of the residuals of surfaces of each degree, (degree, patch); their number."""
+    test = held.samples(few.seen)
+    patch, block = np.unique(held.block[few.seen.point[test]], return_inverse=True)
     loss = np.empty((HIGHEST_ORDER + 1, len(patch)))
+    if not len(patch):
+        return loss, 0
     index, kept = few.seen.without(held.point)
     inflation, limit = np.ones(few.seen.frames), 0.0
     for order in range(HIGHEST_ORDER, -1, -1):
@@ -164,18 +187,8 @@ def choose_degree(problem: Problem) -> tuple[int, Floats]:
         size = standardized(full, few.y, trial.x, own)[test]
         if order == HIGHEST_ORDER:
             limit = _LIMIT * float(np.median(size))
-        size = np.minimum(size, limit)
-        trials[order] = float(np.mean(size))
-        loss[order] = np.bincount(block, weights=size, minlength=len(patch))
-    for order in range(HIGHEST_ORDER):
-        better = False
-        for higher in range(order + 1, HIGHEST_ORDER + 1):
-            gain = loss[order] - loss[higher]
-            error = np.sqrt(len(patch) * np.var(gain)) / count.sum()
-            better = better or gain.sum() / count.sum() > max(error, LEAST_GAIN * trials[order])
-        if not better:
-            return order, trials
-    return HIGHEST_ORDER, trials
+        loss[order] = np.bincount(block, weights=np.minimum(size, limit), minlength=len(patch))
+    return loss, len(block)
 
 
 @dataclass(frozen=True)
@@ -246,7 +259,7 @@ class Problem:
         if not dense and self.placement is not None:
             coarse = coarse_space(self.placement, seen.order, most=MOST_PANELS, flat=self.flat)
         x = np.zeros((seen.frames, len(terms)))
-        reweighting = Reweighting(seen, self.stated, self.clip, least=self.least)
+        reweighting = Reweighting(seen, self.stated, self.clip, least=self.least, trusted=self.flat)
         weight, total = self.stated, 0
         for turn in range(ROUNDS):
             last = turn == ROUNDS - 1
@@ -267,7 +280,26 @@ class Problem:
                 total += count
             if not last:
                 weight = reweighting.next(system, self.y, x, turn)
+        self._lay(system, x, np.flatnonzero(reweighting.shut & (present > 0)))
         return Solved(system, x, sigma, reweighting, total, coarse, factor)
+
+    def _lay(self, system: System, x: Floats, frames: Ints) -> None:
+        """Fit surfaces of frames that had no say to the sky of the others, in place."""
+        if not len(frames):
+            return
+        seen, o = self.seen, system.observations
+        rest = system.residual(self.y, x)
+        shares = system.weight * system.inverse_depth[o.point]
+        for f in frames.tolist():
+            here = slice(seen.start[f], seen.start[f + 1])
+            # Where nobody else sees the sky it is this frame's own.
+            good = shares[here] < 0.5
+            basis = legendre_terms(seen, here)[good]
+            weight = system.weight[here][good].astype(np.float64) * SHUT
+            held = basis * weight[:, None]
+            x[f] += np.linalg.solve(
+                basis.T @ held + np.diag(system.prior[f]), held.T @ rest[here][good] - system.prior[f] * x[f]
+            )
 
     def _prior(self, sigma: Floats, terms: Ints) -> Floats:
         out = np.tile(sigma[terms] ** -2.0, (self.seen.frames, 1))
@@ -335,6 +367,14 @@ class Problem:
                 system.apply, right, np.zeros_like(right), system.preconditioner(solved.coarse), tolerance=1e-5
             )
         return rms_by_frame(solved.system, self.y, x, only=test)
+
+
+def legendre_terms(seen: Observations, here: slice) -> Floats:
+    """Terms of the surfaces at some samples."""
+    if seen.order == 0:
+        return np.ones((here.stop - here.start, 1))
+    u, v = seen.u[here].astype(np.float64), seen.v[here].astype(np.float64)
+    return legendre(2.0 * u - 1.0, 2.0 * v - 1.0, seen.order)
 
 
 def _variances(factor: tuple[Floats, bool]) -> Floats:

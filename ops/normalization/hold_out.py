@@ -11,8 +11,9 @@ from skyloom.ops.normalization.observations import Bools, Floats, Ints, Observat
 
 HELD = 8
 """One block in this many is held out."""
-BLOCKS = 8
-"""Blocks along a frame's side: wide enough that neighbours do not give their content away."""
+BLOCKS = 16
+"""Blocks along a frame's side: some superpixels wide, since neighbours give their content away, and less than the
+overlaps of panels, since surfaces are asked to foretell what lies among data, not beyond."""
 _RUN = 16
 """Points to a block where nothing is known of where they lie."""
 
@@ -52,13 +53,15 @@ def point_positions(observations: Observations, placement: Floats) -> Floats:
     return out
 
 
-def hold_out(observations: Observations, placement: Floats | None) -> HoldOut:
-    """Choose every eighth patch of sky, an eighth of a frame wide, by a hash of where it lies.
+def hold_out(observations: Observations, placement: Floats | None, *, fold: int = 0) -> HoldOut:
+    """Choose every eighth patch of sky, a sixteenth of a frame wide, by a hash of where it lies.
 
     Parameters
     ----------
     observations, placement
         As in `point_positions`; without a placement, patches are runs of neighbouring numbers.
+    fold
+        Which of the eight parts.
     """
     if placement is None or not len(placement) or len(observations.u) != len(observations.point):
         key = np.arange(observations.points, dtype=np.int64) // _RUN
@@ -67,7 +70,7 @@ def hold_out(observations: Observations, placement: Floats | None) -> HoldOut:
         cell = np.floor(point_positions(observations, placement) / side).astype(np.int64)
         key = (cell[:, 0] << 32) ^ (cell[:, 1] & 0xFFFFFFFF)
     name, block = np.unique(key, return_inverse=True)
-    held = _hash(name) % np.uint64(HELD) == 0
+    held = _hash(name) % np.uint64(HELD) == np.uint64(fold)
     return HoldOut(held[block.reshape(-1)], block.reshape(-1).astype(np.int64))
 
 

@@ -15,8 +15,10 @@ from skyloom.ops.normalization.sightings import Sightings
 
 LEAST_RATIOS = 10
 """Stars in common with the reference below which its structure, or the common solution, gives the scale."""
-LEAST_STRUCTURE, LEAST_CORRELATION = 64, 0.9
+LEAST_STRUCTURE, LEAST_CORRELATION = 64, 0.97
 """Superpixels, and how well frame and reference must go together, for a scale from structure."""
+FLOOR = 0.01
+"""Error of ln flux no star is believed to beat."""
 CHAUVENET = 0.3
 """Expected number of values as far out as the farthest, below which it is rejected."""
 
@@ -104,6 +106,7 @@ def reference_scales(
     order = order[frame[order] >= 0]
     frame, star = frame[order], sightings.star[order]
     level = sightings.log_flux[order] + np.log(scales.scale)[frame]
+    uncertain = np.hypot(sightings.log_error[order].astype(np.float64), FLOOR)
     size = int(star.max(initial=-1)) + 1
     log_scale, stars = np.log(scales.scale), scales.stars.copy()
     error = scales.error.copy()
@@ -112,18 +115,24 @@ def reference_scales(
         mine = references[frame]
         count = np.bincount(star[mine], minlength=size)
         mean = np.bincount(star[mine], weights=level[mine], minlength=size) / np.maximum(count, 1)
+        square = np.bincount(star[mine], weights=uncertain[mine] ** 2, minlength=size)
+        of_mean = np.sqrt(square) / np.maximum(count, 1)
         for f in np.flatnonzero(~scales.anchor & ((label == panel) | whole)).tolist():
             first, last = np.searchsorted(frame, (f, f + 1))
-            ratio = (mean[star[first:last]] - level[first:last])[count[star[first:last]] > 0]
-            ratio = ratio[np.isfinite(ratio)]
+            both = count[star[first:last]] > 0
+            ratio = (mean[star[first:last]] - level[first:last])[both]
+            spread = np.hypot(uncertain[first:last], of_mean[star[first:last]])[both]
             if len(ratio) >= LEAST_RATIOS:
-                kept = reject_chauvenet(ratio)
-                log_scale[f] += float(np.mean(kept))
-                stars[f], error[f] = len(kept), float(np.std(kept) / np.sqrt(len(kept)))
-            else:
-                log_scale[f] += _from_structure(
-                    samples, f, np.flatnonzero(references & (np.arange(len(label)) != f))
-                )
+                kept = keep_chauvenet((ratio - np.median(ratio)) / spread)
+                weight = kept / spread**2
+                log_scale[f] += float(np.sum(weight * ratio) / np.sum(weight))
+                stars[f] = np.count_nonzero(kept)
+                error[f] = float(np.sqrt(np.sum((weight * (ratio - np.median(ratio))) ** 2)) / np.sum(weight))
+                continue
+            # Stars it has in common with all frames know better than structure, which noise weakens.
+            if scales.stars[f] < LEAST_RATIOS:
+                others = np.flatnonzero(references & (np.arange(len(label)) != f))
+                log_scale[f] += _from_structure(samples, f, others)
                 stars[f] = len(ratio)
     field = np.zeros_like(scales.field)
     field[:, 0] = log_scale
@@ -131,22 +140,23 @@ def reference_scales(
     return replace(scales, scale=np.exp(log_scale), error=error, stars=stars, field=field, departure=departure)
 
 
-def reject_chauvenet(value: Floats) -> Floats:
-    """Reject outliers: median and half-width first, mean and standard deviation last.
+def keep_chauvenet(value: Floats) -> Bools:
+    """Tell values from outliers: by median and half-width first, by mean and standard deviation last.
 
     Robust Chauvenet rejection (Maples et al. 2018, ApJS 238, 2).
     """
-    value = np.sort(value)
+    keep = np.ones(len(value), dtype=bool)
     for robust in (True, False):
-        while len(value) > 3:
-            centre = float(np.median(value)) if robust else float(np.mean(value))
-            away = np.abs(value - centre)
-            spread = float(np.quantile(away, 0.683)) if robust else float(np.std(value, ddof=1))
+        while np.count_nonzero(keep) > 3:
+            held = value[keep]
+            centre = float(np.median(held)) if robust else float(np.mean(held))
+            away = np.where(keep, np.abs(value - centre), -1.0)
+            spread = float(np.quantile(away[keep], 0.683)) if robust else float(np.std(held, ddof=1))
             farthest = int(np.argmax(away))
-            if spread <= 0 or len(value) * float(erfc(away[farthest] / spread / np.sqrt(2.0))) >= CHAUVENET:
+            if spread <= 0 or len(held) * float(erfc(away[farthest] / spread / np.sqrt(2.0))) >= CHAUVENET:
                 break
-            value = np.delete(value, farthest)
-    return np.asarray(value)
+            keep[farthest] = False
+    return keep
 
 
 def _smooth(seen: Observations, here: slice) -> Floats:

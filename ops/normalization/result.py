@@ -14,6 +14,7 @@ from skyloom.ops.normalization.bands import BandSolution
 from skyloom.ops.normalization.legendre import HIGHEST_ORDER
 from skyloom.ops.normalization.modes import MODES
 from skyloom.ops.normalization.observations import Floats, Ints
+from skyloom.ops.normalization.reweighting import DISAGREES
 
 NO_ISLAND = -1
 DIMENSIONS: dict[str, tuple[str, ...]] = {
@@ -31,8 +32,6 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
 """Of the variables that are not over `frame` alone."""
 UNDEFINED = "its background came out undefined: its WCS does not reach all of the frame"
 
-DISAGREES = 9.0
-"""Variance of a frame's residuals over that of most frames, from which on it is named."""
 FEW_STARS = 10
 """Common stars below which a frame's scale is worth a look."""
 UNEVEN = 0.05

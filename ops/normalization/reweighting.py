@@ -13,6 +13,9 @@ LEAST_SQUARES, HUBER, ROUNDS = 1, 4, 9
 """Rounds of reweighting: plain until the first, Huber until the second, Tukey's biweight to the end."""
 HUBER_LIMIT, TUKEY_LIMIT = 1.5, 5.0
 """In robust standard deviations of the residuals."""
+DISAGREES, SHUT = 9.0, 1e9
+"""Inflation from which on a frame counts for nothing, and by how much its variances grow then: long waves are held
+by no more than the prior, against which a thousand samples of a cloud are still strong."""
 NOISY = 1.25
 """A frame's residuals may be this much wider than those of most before it counts for less."""
 
@@ -20,14 +23,24 @@ NOISY = 1.25
 class Reweighting:
     """Weights for the next round, from the residuals of the last."""
 
-    def __init__(self, seen: Observations, stated: Singles, clip: float, *, least: float = 1e-6) -> None:
+    def __init__(
+        self,
+        seen: Observations,
+        stated: Singles,
+        clip: float,
+        *,
+        least: float = 1e-6,
+        trusted: Bools | None = None,
+    ) -> None:
         """Start from inverse variances as stated; samples beyond `clip` robust σ will not count.
 
-        The residuals' robust rms, in stated errors, is taken for `least` where it is smaller.
+        The residuals' robust rms, in stated errors, is taken for `least` where it is smaller. Frames
+        that are `trusted` count however much they disagree.
         """
         self.seen, self.stated, self.clip, self.least = seen, stated, clip, least
         self.scale = 1.0
         self.inflation = np.ones(seen.frames)
+        self.trusted = np.zeros(seen.frames, dtype=bool) if trusted is None else trusted
 
     def next(self, system: System, y: Floats, x: Floats, turn: int) -> Singles:
         """Weights for the round after `turn`."""
@@ -43,11 +56,20 @@ class Reweighting:
         huber = HUBER_LIMIT if LEAST_SQUARES <= turn + 1 < HUBER else np.inf
         clip = self.clip if turn + 1 >= HUBER else np.inf
         _weigh(self.seen.start, z, self.stated, self.scale * np.sqrt(self.inflation), huber, clip, weight)
+        if turn + 1 >= HUBER:
+            for f in np.flatnonzero(self.shut):
+                weight[self.seen.start[f] : self.seen.start[f + 1]] /= SHUT
         return weight
+
+    @property
+    def shut(self) -> Bools:
+        """Frames that disagree with all others."""
+        return np.asarray((self.inflation > DISAGREES) & ~self.trusted)
 
     def rejected(self, weight: Singles) -> Floats:
         """Part of each frame's samples that has lost nine tenths of its weight or more."""
-        low = _count_low(self.seen.start, weight, self.stated, self.scale**2 * self.inflation)
+        variance = self.scale**2 * self.inflation * np.where(self.shut, SHUT, 1.0)
+        low = _count_low(self.seen.start, weight, self.stated, variance)
         return np.asarray(low / np.maximum(self.seen.count, 1))
 
 

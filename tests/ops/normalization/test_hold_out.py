@@ -115,7 +115,7 @@ def test_a_cubic_background_raises_the_degree(draw: Draw) -> None:
 
 def test_little_overlap_gets_planes(draw: Draw) -> None:
     drawn = draw(2, 1, 1, turn=False)
-    keep = np.isin(drawn.point, np.flatnonzero(np.bincount(drawn.point) == 2)[:40])
+    keep = np.isin(drawn.point, np.flatnonzero(np.bincount(drawn.point) == 2)[:20])
     for name in ("frame", "point", "value", "u", "v"):
         setattr(drawn, name, getattr(drawn, name)[keep])
     degree, trials = choose_degree(problem(drawn, 4))
