@@ -11,8 +11,9 @@ import pytest
 
 from skyloom.ops.normalization.background import SURE_DEGREE, Problem, choose_degree, solve_surfaces
 from skyloom.ops.normalization.hold_out import hold_out, point_positions
+from skyloom.ops.normalization.joint import System
 from skyloom.ops.normalization.legendre import evaluate
-from skyloom.ops.normalization.reweighting import TUKEY_LIMIT
+from skyloom.ops.normalization.reweighting import TUKEY_LIMIT, rms_by_frame
 
 Draw = Callable[..., Any]
 
@@ -81,6 +82,19 @@ def test_held_out_overlaps_weigh_nothing(draw: Draw) -> None:
     seen = solve_surfaces(whole.seen, bent, whole.stated, placement=drawn.placement)
     assert seen.residual_held[5] > 30
     assert np.median(seen.residual_held) < 1.0
+
+
+def test_the_residual_held_out_is_of_a_solve_without_these_samples(draw: Draw) -> None:
+    drawn = draw(2, 1, 2)
+    whole = problem(drawn, 2)
+    report = solve_surfaces(whole.seen, whole.y, whole.stated, placement=drawn.placement)
+    solved = whole.solve_only(None)
+    held = hold_out(whole.seen, drawn.placement)
+    index, kept = whole.seen.without(held.point)
+    less = System(kept, solved.system.weight[index], solved.system.prior)
+    x = np.linalg.solve(less.dense(), less.project(whole.y[index]).ravel()).reshape(-1, 6)
+    expected = rms_by_frame(solved.system, whole.y, np.asarray(x, dtype=np.float64), only=held.samples(whole.seen))
+    assert np.allclose(report.residual_held, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2])
