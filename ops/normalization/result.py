@@ -118,7 +118,8 @@ def fill_in(out: Result, solutions: Sequence[BandSolution], limits: Limits) -> R
         out["anchor_residual"][number, anchor] = surfaces.residual_after[~own]
         out["prior_sigma"][number, : len(surfaces.prior_sigma)] = surfaces.prior_sigma
         out["noise_scale"][number] = surfaces.noise_scale
-        out["degree"][number] = surfaces.order
+        # Against a reference there are no such surfaces.
+        out["degree"][number] = surfaces.order if np.isfinite(surfaces.prior_sigma).all() else -1
         out["held_out"][number] = surfaces.trials
         out["mode_sigma"][number] = surfaces.modes.sigma
         defined = np.isfinite(solution.offset[own]).all(axis=(1, 2))

@@ -105,6 +105,7 @@ def test_an_image_may_be_the_reference(scene: Any, image: str) -> None:
     # A score of stars each, blended in the image, and errors that say so.
     assert np.ptp(ratio) < 0.12
     assert np.std(ratio) < 2 * np.median(solved["scale_error"].values)
+    assert solved["degree"].values.tolist() == [-1]
     plain = run(scene, mode="linear", reference=image)
     assert scene.errors(plain)[0] > 5 * seam
 
