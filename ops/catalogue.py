@@ -1,6 +1,5 @@
 """Every module of skyloom that registers an op; loaded through the entry point a user's ops use too."""
 
-from skyloom.ops import normalize
 from skyloom.ops.calibration import calibrate, debayer, defects, flats, levels, link, masters
 from skyloom.ops.colour import (
     adjustment,
@@ -16,6 +15,7 @@ from skyloom.ops.colour import (
 from skyloom.ops.display import lightness, stretch, tones
 from skyloom.ops.integration import integrate
 from skyloom.ops.measurement import approve, measure
+from skyloom.ops.normalization import normalize
 from skyloom.ops.registration import locate, register
 from skyloom.ops.session import ingest
 

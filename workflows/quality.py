@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import xarray as xr
 
-from skyloom.ops.normalize import describe_islands
+from skyloom.ops.normalization.normalize import describe_islands
+from skyloom.ops.normalization.reweighting import DISAGREES
 from skyloom.workflows.colour_quality import colour_lines
 from skyloom.workflows.link_report import light_groups
 from skyloom.workflows.store import Store
 
-DISAGREES = 9.0
-"""Variance of a frame's residuals over that of most frames, from which on it is named."""
 _NAMED = 3
+_MODES = {"level": (0,), "planes": (1, 2), "quadratics": (3, 4, 5)}
 
 
 def quality(store: Store) -> list[str]:
@@ -62,17 +62,22 @@ def _normalization(session: xr.Dataset, normalization: xr.Dataset) -> list[str]:
     use, bands = normalization["use"].values, session["band"].values.astype(str)
     columns = {
         n: normalization[n].values
-        for n in ("mean_scale", "residual_before", "residual_after", "inflation", "stars")
+        for n in ("mean_scale", "residual_before", "residual_after", "residual_held", "inflation", "stars", "note")
+        if n in normalization
     }
     names = session["name"].values.astype(str)
     for band in sorted(set(bands[use])):
         here = use & (bands == band)
-        lines.append(f"normalize: {band}: {_band(columns, here)}")
+        lines.append(f"normalize: {band}: {_band(columns, here)}{_surfaces(normalization, band)}")
         odd = np.flatnonzero(here & (columns["inflation"] > DISAGREES))
         if odd.size:
             lines.append(
                 f"normalize: {band}: disagree with all others (clouds, another field?): {_list(names[odd])}"
             )
+        if "note" in columns:
+            told = np.flatnonzero(here & (columns["note"] != ""))
+            told = told[~np.isin(told, odd)]
+            lines.extend(_notes(band, names[told], columns["note"][told]))
     islands = describe_islands(session, normalization)
     for band in sorted({i["band"] for i in islands}):
         apart = [i for i in islands if i["band"] == band]
@@ -91,7 +96,33 @@ def _band(columns: Mapping[str, np.ndarray], here: np.ndarray) -> str:
     text += f"{np.median(columns['stars'][here]):.0f} stars"
     if np.isfinite(before).any():
         text += f", disagreement of overlaps {np.nanmedian(before):.3g} → {np.nanmedian(after):.3g}"
+        held = columns.get("residual_held", np.full(len(here), np.nan))[here]
+        if np.isfinite(held).any():
+            text += f" ({np.nanmedian(held):.3g} where held out)"
     return text
+
+
+def _surfaces(normalization: xr.Dataset, band: str) -> str:
+    """Degree of a band's surfaces, and how well the long waves of its mosaic are known."""
+    if "degree" not in normalization or band not in normalization["band"].values:
+        return ""
+    here = normalization.sel(band=band)
+    degree, sigma = int(here["degree"].values), here["mode_sigma"].values
+    text = f"; surfaces of degree {degree}" if degree >= 0 else ""
+    if np.isfinite(sigma).all():
+        known = ", ".join(
+            f"{name} ± {np.sqrt(np.sum(sigma[list(which)] ** 2)):.2g}" for name, which in _MODES.items()
+        )
+        text += f"; long waves known to: {known}"
+    return text
+
+
+def _notes(band: str, names: np.ndarray, notes: np.ndarray) -> list[str]:
+    """The first suspicious frames, a line each, and how many more there are."""
+    lines = [f"normalize: {band}: {n}: {why}" for n, why in zip(names[:_NAMED], notes[:_NAMED], strict=True)]
+    if len(names) > _NAMED:
+        lines.append(f"normalize: {band}: {len(names) - _NAMED} more frames have notes (variable `note`)")
+    return lines
 
 
 def _list(names: Iterable[str]) -> str:

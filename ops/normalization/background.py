@@ -17,14 +17,37 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from skyloom.ops.normalization import joint
-from skyloom.ops.normalization.joint import System
-from skyloom.ops.normalization.legendre import ORDERS
-from skyloom.ops.normalization.observations import Floats, Ints, Observations, Singles, islands
+from skyloom.ops.normalization.hold_out import HELD, HoldOut, hold_out
+from skyloom.ops.normalization.joint import Coarse, System
+from skyloom.ops.normalization.legendre import HIGHEST_ORDER, ORDERS, legendre
+from skyloom.ops.normalization.modes import Modes, mosaic_modes, unknown_modes
+from skyloom.ops.normalization.observations import Bools, Floats, Ints, Observations, Singles, islands
 from skyloom.ops.normalization.panels import MOST_PANELS, coarse_space, representatives
-from skyloom.ops.normalization.reweighting import ROUNDS, TUKEY_LIMIT, Reweighting, rms_by_frame
+from skyloom.ops.normalization.reweighting import (
+    ROUNDS,
+    SHUT,
+    TUKEY_LIMIT,
+    Reweighting,
+    rms_by_frame,
+    standardized,
+)
 
 PRIOR_UNKNOWNS = 720
 """Coefficients from which their spread is measured; it is a property of the population of frames."""
+SURE_DEGREE = 1
+"""Degree of the surfaces where too little is held out to choose it."""
+LEAST_HELD, LEAST_BLOCKS = 60, 8
+"""Samples and patches of sky that must be held out for a choice."""
+LEAST_GAIN = 0.003
+"""Part of the held-out residual by which a higher degree must lower it, beside its standard error."""
+_TESTED = 4000
+"""Samples on which the degree is tested, if there are as many: small mosaics are held out part after part."""
+_STIFF, _FREE = 1e-3, 1e4
+"""Spread of what is held at 0 (typical errors of a sample) and of what is left free (that of the frames)."""
+_HONEST = 5.0
+"""Residuals beyond this many times their stated errors: the surfaces are not of the right kind."""
+_LIMIT = 6.0
+"""Held-out residuals beyond this many times their median count as this: outliers must not choose the degree."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +74,17 @@ class Surfaces:
     """Robust rms of the residuals in units of the stated errors; 1 when these are right."""
     iterations: int
     """Of conjugate gradients, over all rounds; 0 when the matrix was factored."""
+    residual_held: Floats
+    """As `residual_after`, at points held out of the solve that gave the surfaces; NaN without any."""
+    trials: Floats
+    """Held-out residual (stated errors) of surfaces of degree 0…; NaN where it was not tried."""
+    modes: Modes
+    """How well the long waves of the mosaic are known."""
+
+    @property
+    def order(self) -> int:
+        """Degree of the surfaces."""
+        return len(self.prior_sigma) - 1
 
 
 def solve_surfaces(
@@ -61,6 +95,8 @@ def solve_surfaces(
     placement: Floats | None = None,
     clip: float = TUKEY_LIMIT,
     dense_limit: int = joint.DENSE_LIMIT,
+    flat: Bools | None = None,
+    choose: bool = False,
 ) -> Surfaces:
     """Solve the background surfaces of all frames together.
 
@@ -74,6 +110,11 @@ def solve_surfaces(
         Limit of Tukey's biweight (robust standard deviations): samples beyond do not count.
     dense_limit
         Unknowns up to which the normal matrix is factored (without `placement`: four times as many).
+    flat
+        (frames,) True: the frame has no gradient, only a level of its own (anchors). Levels are relative to the
+        mean of the other frames.
+    choose
+        The order is chosen: the lowest of 0…4 above which residuals at points held out do not fall any more.
 
     Returns
     -------
@@ -89,18 +130,83 @@ def solve_surfaces(
     -----
     Memory: 16 bytes a sample beside the 24 of the samples, and 16 bytes × unknowns² when dense.
     """
-    problem = _Problem(observations, value, precision, placement, clip, dense_limit)
-    present = observations.count
-    most = PRIOR_UNKNOWNS // observations.terms
-    if np.count_nonzero(present) > most:
-        chosen = representatives(present, placement, most=most)
-        sigma = problem.restrict(chosen).solve(None).prior_sigma
-        return problem.solve(sigma)
-    return problem.solve(None)
+    flat = np.zeros(observations.frames, dtype=bool) if flat is None else flat
+    problem = Problem(observations, value, precision, placement, clip, dense_limit, flat)
+    trials = np.full(HIGHEST_ORDER + 1, np.nan)
+    if choose:
+        order, trials = choose_degree(problem)
+        problem = replace(problem, seen=replace(observations, order=order))
+    few = problem.sample_of_frames()
+    if few is None:
+        return problem.solve(None, trials=trials)
+    return problem.solve(few.solve_only(None).prior, trials=trials)
+
+
+def choose_degree(problem: Problem) -> tuple[int, Floats]:
+    """Degree of the surfaces, and the held-out residual of each (in stated errors).
+
+    Notes
+    -----
+    Some frames stand for all (`representatives`). The highest degree is tried first: it says how noisy frames are.
+    Differences are judged by their scatter over patches of sky, since samples of a patch err together.
+    """
+    whole = replace(problem, seen=replace(problem.seen, order=HIGHEST_ORDER))
+    few = whole.sample_of_frames() or whole
+    trials = np.full(HIGHEST_ORDER + 1, np.nan)
+    folds = min(max(-(-_TESTED * HELD // max(len(few.y), 1)), 1), HELD)
+    parts = [_foretell(few, hold_out(few.seen, few.placement, fold=fold)) for fold in range(folds)]
+    loss = np.concatenate([p[0] for p in parts], axis=1)
+    count = sum(p[1] for p in parts)
+    if count < LEAST_HELD or loss.shape[1] < LEAST_BLOCKS:
+        return SURE_DEGREE, trials
+    trials = loss.sum(axis=1) / count
+    for order in range(HIGHEST_ORDER):
+        gain = loss[order] - loss[order + 1 :]
+        error = np.sqrt(loss.shape[1] * np.var(gain, axis=1)) / count
+        if not np.any(gain.sum(axis=1) / count > np.maximum(error, LEAST_GAIN * trials[order])):
+            return order, trials
+    return HIGHEST_ORDER, trials
+
+
+def _foretell(few: Problem, held: HoldOut) -> tuple[Floats, int]:
+    """Sum over each patch held out of the residuals of surfaces of each degree, (degree, patch); their number."""
+    test = held.samples(few.seen)
+    patch, block = np.unique(held.block[few.seen.point[test]], return_inverse=True)
+    loss = np.empty((HIGHEST_ORDER + 1, len(patch)))
+    if not len(patch):
+        return loss, 0
+    index, kept = few.seen.without(held.point)
+    inflation, limit = np.ones(few.seen.frames), 0.0
+    for order in range(HIGHEST_ORDER, -1, -1):
+        seen = replace(kept, order=order)
+        trial = replace(few, seen=seen, y=few.y[index], stated=few.stated[index]).solve_only(None)
+        if order == HIGHEST_ORDER:
+            inflation = trial.reweighting.inflation
+        own = (few.stated / inflation[few.seen.frame]).astype(np.float32)
+        full = System(replace(few.seen, order=order), own, np.zeros_like(trial.x))
+        size = standardized(full, few.y, trial.x, own)[test]
+        if order == HIGHEST_ORDER:
+            limit = _LIMIT * float(np.median(size))
+        loss[order] = np.bincount(block, weights=np.minimum(size, limit), minlength=len(patch))
+    return loss, len(block)
 
 
 @dataclass(frozen=True)
-class _Problem:
+class Solved:
+    """Surfaces, and the state of the reweighting that gave them."""
+
+    system: System
+    x: Floats
+    prior: Floats
+    """Spread of each order."""
+    reweighting: Reweighting
+    iterations: int
+    coarse: Coarse | None
+    factor: tuple[Floats, bool] | None
+
+
+@dataclass(frozen=True)
+class Problem:
     """Samples, stated weights and how to solve; the loop of reweighting."""
 
     seen: Observations
@@ -110,14 +216,36 @@ class _Problem:
     placement: Floats | None
     clip: float
     dense_limit: int
+    flat: Bools
+    least: float = 1e-6
+    """Of the residuals' robust rms in stated errors: where frames share pixels their median says nothing."""
 
-    def restrict(self, chosen: NDArray[np.bool_]) -> _Problem:
+    def restrict(self, chosen: NDArray[np.bool_]) -> Problem:
         """Only the samples of some frames (which keep their numbers' order)."""
         index, seen = self.seen.restrict(chosen)
         placement = None if self.placement is None else self.placement[chosen]
-        return replace(self, seen=seen, y=self.y[index], stated=self.stated[index], placement=placement)
+        return replace(
+            self,
+            seen=seen,
+            y=self.y[index],
+            stated=self.stated[index],
+            placement=placement,
+            flat=self.flat[chosen],
+        )
 
-    def solve(self, sigma: Floats | None) -> Surfaces:
+    def sample_of_frames(self) -> Problem | None:
+        """Frames that stand for all; None where these are not too many to measure their prior."""
+        present = np.where(self.flat, 0, self.seen.count)
+        most = PRIOR_UNKNOWNS // self.seen.terms
+        if np.count_nonzero(present) <= most:
+            return None
+        return self.restrict(representatives(present, self.placement, most=most) | self.flat)
+
+    def solve(self, sigma: Floats | None, *, trials: Floats) -> Surfaces:
+        """Solve, and say how well."""
+        return self._report(self.solve_only(sigma), trials)
+
+    def solve_only(self, sigma: Floats | None) -> Solved:
         """Reweight until the last round; with `sigma` None the prior is measured on the way (dense only)."""
         seen, terms = self.seen, ORDERS[self.seen.order]
         measure = sigma is None
@@ -127,21 +255,21 @@ class _Problem:
         present = seen.count
         if sigma is None:
             sigma = self._first_guess()
-        coarse = None
+        coarse, factor = None, None
         if not dense and self.placement is not None:
-            coarse = coarse_space(self.placement, seen.order, most=MOST_PANELS)
+            coarse = coarse_space(self.placement, seen.order, most=MOST_PANELS, flat=self.flat)
         x = np.zeros((seen.frames, len(terms)))
-        reweighting = Reweighting(seen, self.stated, self.clip)
+        reweighting = Reweighting(seen, self.stated, self.clip, least=self.least, trusted=self.flat)
         weight, total = self.stated, 0
         for turn in range(ROUNDS):
             last = turn == ROUNDS - 1
-            system = System(seen, weight, np.tile(sigma[terms] ** -2.0, (seen.frames, 1)))
+            system = System(seen, weight, self._prior(sigma, terms))
             right = system.project(self.y)
             if dense:
                 factor = system.factor()
                 x = scipy.linalg.cho_solve(factor, right.ravel(), check_finite=False).reshape(x.shape)
                 if measure and not last:
-                    calm = (present > 0) & (reweighting.inflation < 4.0)
+                    calm = (present > 0) & (reweighting.inflation < 4.0) & ~self.flat
                     sigma = _spread(x, _variances(factor).reshape(x.shape), sigma, terms, calm)
             else:
                 # Early rounds only find the outliers; long waves wait for the last.
@@ -152,7 +280,32 @@ class _Problem:
                 total += count
             if not last:
                 weight = reweighting.next(system, self.y, x, turn)
-        return self._report(system, x, sigma, reweighting, total)
+        self._lay(system, x, np.flatnonzero(reweighting.shut & (present > 0)))
+        return Solved(system, x, sigma, reweighting, total, coarse, factor)
+
+    def _lay(self, system: System, x: Floats, frames: Ints) -> None:
+        """Fit surfaces of frames that had no say to the sky of the others, in place."""
+        if not len(frames):
+            return
+        seen, o = self.seen, system.observations
+        rest = system.residual(self.y, x)
+        shares = system.weight * system.inverse_depth[o.point]
+        for f in frames.tolist():
+            here = slice(seen.start[f], seen.start[f + 1])
+            # Where nobody else sees the sky it is this frame's own.
+            good = shares[here] < 0.5
+            basis = legendre_terms(seen, here)[good]
+            weight = system.weight[here][good].astype(np.float64) * SHUT
+            held = basis * weight[:, None]
+            x[f] += np.linalg.solve(
+                basis.T @ held + np.diag(system.prior[f]), held.T @ rest[here][good] - system.prior[f] * x[f]
+            )
+
+    def _prior(self, sigma: Floats, terms: Ints) -> Floats:
+        out = np.tile(sigma[terms] ** -2.0, (self.seen.frames, 1))
+        out[self.flat] = (_STIFF * 100.0 * self._floor()) ** -2.0
+        out[self.flat, 0] = (_FREE * max(float(sigma[0]), 100.0 * self._floor())) ** -2.0
+        return out
 
     def _first_guess(self) -> Floats:
         """Spread of raw disagreements: an upper bound which the first rounds bring down."""
@@ -165,30 +318,63 @@ class _Problem:
         """Smallest spread worth telling from 0: a hundredth of a sample's error."""
         return 0.01 / float(np.sqrt(np.median(self.stated))) if len(self.stated) else 1.0
 
-    def _report(
-        self, system: System, x: Floats, sigma: Floats, reweighting: Reweighting, iterations: int
-    ) -> Surfaces:
-        seen = self.seen
+    def _report(self, solved: Solved, trials: Floats) -> Surfaces:
+        seen, system = self.seen, solved.system
         label = islands(seen)
         groups = int(label.max()) + 1 if len(label) else 0
         present = seen.count
-        solved = present > 0
-        count = np.bincount(label[solved], minlength=groups)
-        mean = np.bincount(label[solved], weights=x[solved, 0], minlength=groups) / np.maximum(count, 1)
-        x = np.where(solved[:, None], x, 0.0)
-        x[solved, 0] -= mean[label[solved]]
+        tied = present > 0
+        own = tied & ~self.flat
+        count = np.bincount(label[own], minlength=groups)
+        mean = np.bincount(label[own], weights=solved.x[own, 0], minlength=groups) / np.maximum(count, 1)
+        x = np.where(tied[:, None], solved.x, 0.0)
+        x[tied, 0] -= mean[label[tied]]
+        before = rms_by_frame(system, self.y, np.zeros_like(x))
+        after = rms_by_frame(system, self.y, x)
+        held = hold_out(seen, self.placement)
+        modes = unknown_modes()
+        # Errors of surfaces that cannot follow the frames are not those of noise.
+        if solved.reweighting.scale < _HONEST:
+            modes = mosaic_modes(system, self.placement, label, solved.coarse, solved.factor)
         return Surfaces(
             coefficients=x,
             island=label,
             samples=present,
-            residual_before=rms_by_frame(system, self.y, np.zeros_like(x)),
-            residual_after=rms_by_frame(system, self.y, x),
-            rejected=reweighting.rejected(system.weight),
-            inflation=reweighting.inflation,
-            prior_sigma=sigma,
-            noise_scale=reweighting.scale,
-            iterations=iterations,
+            residual_before=before,
+            residual_after=after,
+            rejected=solved.reweighting.rejected(system.weight),
+            inflation=solved.reweighting.inflation,
+            prior_sigma=solved.prior,
+            noise_scale=solved.reweighting.scale,
+            iterations=solved.iterations,
+            residual_held=self._foretold(solved, held),
+            trials=trials,
+            modes=modes,
         )
+
+    def _foretold(self, solved: Solved, held: HoldOut) -> Floats:
+        """Robust rms by frame at the points held out of a solve that begins anew without them."""
+        test, weight = held.samples(self.seen), solved.system.weight
+        if not test.any():
+            return np.full(self.seen.frames, np.nan)
+        system = System(self.seen, np.where(test, np.float32(0), weight), solved.system.prior)
+        right = system.project(self.y)
+        if solved.factor is not None:
+            x = scipy.linalg.cho_solve(system.factor(), right.ravel(), check_finite=False).reshape(right.shape)
+        else:
+            # Begun at the solution, loose steps would keep what it knows of these points.
+            x, _ = joint.conjugate_gradients(
+                system.apply, right, np.zeros_like(right), system.preconditioner(solved.coarse), tolerance=1e-5
+            )
+        return rms_by_frame(solved.system, self.y, x, only=test)
+
+
+def legendre_terms(seen: Observations, here: slice) -> Floats:
+    """Terms of the surfaces at some samples."""
+    if seen.order == 0:
+        return np.ones((here.stop - here.start, 1))
+    u, v = seen.u[here].astype(np.float64), seen.v[here].astype(np.float64)
+    return legendre(2.0 * u - 1.0, 2.0 * v - 1.0, seen.order)
 
 
 def _variances(factor: tuple[Floats, bool]) -> Floats:

@@ -167,6 +167,9 @@ class System:
         own += np.matmul(z.transpose(0, 2, 1), self.prior[:, :, None] * z)
         out = np.zeros((coarse.panels, coarse.terms, coarse.terms))
         np.add.at(out, coarse.panel, own)
+        # What a panel cannot do must not make the matrix singular.
+        panel, term = np.nonzero(np.diagonal(out, axis1=1, axis2=2) == 0)
+        out[panel, term, term] = 1.0
         return out
 
     def _coarse_solver(self, coarse: Coarse, whole: Floats) -> Callable[[Floats], Floats]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 import dask.array as da
@@ -9,19 +10,23 @@ import numpy as np
 import xarray as xr
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
+from numpy.typing import NDArray
 
-from skyloom.ops.errors import DataError
+from skyloom.ops.errors import ConfigError, DataError
 from skyloom.ops.grid import Grid
 from skyloom.ops.normalization.background import PRIOR_UNKNOWNS
+from skyloom.ops.normalization.images import open_images
 from skyloom.ops.normalization.legendre import HIGHEST_ORDER, ORDERS
+from skyloom.ops.normalization.modes import MODES
 from skyloom.ops.normalization.photometry import LEAST_STARS
-from skyloom.ops.normalization.result import DIMENSIONS, left_alone
+from skyloom.ops.normalization.regions import read_regions
+from skyloom.ops.normalization.result import DIMENSIONS, Limits, left_alone
 from skyloom.ops.normalization.reweighting import TUKEY_LIMIT
 from skyloom.ops.normalization.superpixels import SIDES
 from skyloom.ops.normalization.tasks import Options, Table, pick, solve_tasks
 from skyloom.ops.registry import Cost, Param, register
 
-SAMPLE_BYTES, STAR_BYTES = 50.0, 165.0
+SAMPLE_BYTES, STAR_BYTES = 66.0, 190.0
 """Peak of the solve for a sample (its record twice while a band is joined), and of linking for a star."""
 FRAME_BYTES, BASE_BYTES = 20e3, 60e6
 """Of a frame beside these: its WCS, its map, its tasks; and of what does not depend on the frames."""
@@ -33,7 +38,7 @@ def normalize_cost(
     registration: xr.Dataset,
     *,
     superpixel: float | None = None,
-    order: int = 4,
+    degree: int | str = "auto",
     mode: str = "joint",
     **_: Any,
 ) -> Cost:
@@ -45,7 +50,7 @@ def normalize_cost(
     cell = float(measurement.attrs.get("cell", 16))
     side = np.maximum(superpixel if superpixel is not None else np.minimum(heights, widths) / SIDES, cell)
     samples = float(np.sum(np.maximum(heights * widths / side**2, 1.0)))
-    terms = len(ORDERS[order])
+    terms = len(ORDERS[HIGHEST_ORDER if degree == "auto" else int(degree)])
     largest = int(np.max(np.unique(session["band"].values, return_counts=True)[1], initial=0))
     unknowns = min(largest * terms, PRIOR_UNKNOWNS)
     stars = 8.0 * n * measurement.sizes["star"] * measurement.sizes["star_quantity"]
@@ -62,14 +67,22 @@ def normalize_cost(
     )
 
 
-@register(version=2, unit=(), cost=normalize_cost)
+@register(version=3, unit=(), cost=normalize_cost)
 def normalize(
     session: xr.Dataset,
     measurement: xr.Dataset,
     registration: xr.Dataset,
     *,
-    mode: Literal["joint", "none"] = "joint",
-    order: Annotated[int, Param(low=0, high=HIGHEST_ORDER)] = 4,
+    mode: Literal["joint", "constants", "reference", "linear", "none"] = "joint",
+    degree: Literal["auto", 0, 1, 2, 3, 4] = "auto",
+    anchors: list[str] | None = None,
+    held: list[str] | None = None,
+    background: list[str] | None = None,
+    reference: str = "panel",
+    best: Annotated[int, Param(low=1, high=1000)] = 5,
+    scale_low: Annotated[float, Param(low=0.0, high=1.0)] = 0.8,
+    scale_high: Annotated[float, Param(low=1.0, high=1000.0)] = 1.2,
+    flagged: Literal["keep", "drop"] = "keep",
     superpixel: Annotated[float | None, Param(unit="px", low=4, high=4096)] = None,
     clip: Annotated[float, Param(unit="σ", low=2, high=100)] = TUKEY_LIMIT,
 ) -> xr.Dataset:
@@ -84,11 +97,30 @@ def normalize(
     registration
         From `register`, of the same frames.
     mode
-        joint: scales from all matched stars, backgrounds from all overlaps, one solve each a band;
-        none: frames as they are.
-    order
-        Degree of the background surfaces in detector coordinates: 0 constants, 1 planes, 2 quadratics, up to 4.
-        How large each degree is, is measured: one that is not there stays small.
+        joint: scales from all matched stars, backgrounds from all overlaps, one solve each a band; constants: the
+        same with backgrounds of one number a frame; reference: each frame against a reference, scale from its
+        stars, a background that follows the difference to an eighth of a frame; linear: the same with one number
+        a frame; none: frames as they are.
+    degree
+        Of the background surfaces in detector coordinates (joint): 0 constants, 1 planes, 2 quadratics, up to 4.
+        auto raises it only while what the surfaces foretell of overlaps held out of the solve gets better. How
+        large each degree is, is measured: one that is not there stays small.
+    anchors
+        Images (paths) whose background has no gradient, such as a wide-field image with a WCS, of any scale and in
+        any units (joint, constants): they fix the long waves which overlaps cannot see.
+    held
+        Names (or patterns: *_0012.fits) of frames whose background has no gradient (joint).
+    background
+        Places which show nothing but background (joint, constants): "RA DEC RADIUS" in degrees each.
+    reference
+        What frames are compared with (reference, linear): panel = the best frames of the same panel; canvas =
+        those of all panels, tied by one number each; else an image with a WCS (its path), of any scale.
+    best
+        Frames of each panel a reference is made of: those with little noise and little gradient of their own.
+    scale_low, scale_high
+        Frames whose scale (beyond exposure time) is outside are named in `note`.
+    flagged
+        keep, or drop (not used): frames whose scale is outside, and those that disagree with all others.
     superpixel
         Side of the sky samples in frame pixels (a multiple of the measurement's cell); none takes a 32nd of a
         frame's shorter side.
@@ -101,14 +133,20 @@ def normalize(
         Lazy; two small tasks a frame, three a band. (frame, node_y, node_x): `scale` a, `offset` b (frame units)
         as coefficients of `surface`; (frame): `noise`, `use`, `reason`, `island` (-1: not used), `mean_scale`,
         `scale_error`, `stars`, `residual_before`, `residual_after` (robust rms distance of superpixels to the
-        mean of the other frames, canvas units), `rejected` (part of the samples), `inflation` (≫ 1: the frame
-        disagrees with all others: clouds, reflections); (band, term_order): `prior_sigma`, measured spread of
-        the surfaces' coefficients (canvas units); (band): `noise_scale`.
+        mean of the other frames, canvas units), `residual_held` (the same at points held out of the solve),
+        `rejected` (part of the samples), `inflation` (≫ 1: the frame disagrees with all others: clouds,
+        reflections), `scale_spread` (rms of ln a over the frame), `note` (what is suspicious); (band, term_order):
+        `prior_sigma`, measured spread of the surfaces' coefficients (canvas units), `held_out`, the residual at
+        points held out with surfaces of each degree (stated errors; where it was chosen); (band, mode):
+        `mode_sigma`, standard error of the mosaic's long waves (canvas units rms; largest island); (band):
+        `noise_scale`, `degree`; (band, anchor): `anchor_scale`, `anchor_stars`, `anchor_residual`.
 
     Raises
     ------
     DataError
-        If the tables are not of the same frames.
+        If the tables are not of the same frames, or an image cannot be used.
+    ConfigError
+        If a place of background or a name makes no sense, or the mode has no use for it.
 
     Notes
     -----
@@ -126,7 +164,8 @@ def normalize(
     in_canvas = registration["in_canvas"].values.astype(bool)
     bands = tuple(np.unique(session["band"].values[in_canvas]).astype(str).tolist())
     columns = {k: session[k].values for k in ("wcs", "height", "width", "band", "exposure", "units")}
-    table = Table(columns, in_canvas, bands)
+    _check(mode, anchors=anchors, held=held, background=background)
+    table = Table(columns, in_canvas, bands, _named(session, held))
     lazy = {
         name: da.asarray(source[name].data)
         for source, names in (
@@ -135,15 +174,26 @@ def normalize(
         )
         for name in names
     }
-    options = Options(grid, int(measurement.attrs["cell"]), mode, order, superpixel, clip)
-    token = tokenize("normalize", columns, in_canvas, lazy, options)
+    images = open_images(anchors or (), "anchor")
+    if mode in ("reference", "linear") and reference not in ("panel", "canvas"):
+        images = open_images([reference], "reference")
+    options = Options(
+        grid, int(measurement.attrs["cell"]), mode, None if degree == "auto" else int(degree), superpixel, clip,
+        whole=reference == "canvas", best=best, images=images, regions=read_regions(background or ()),
+        limits=Limits(scale_low, scale_high, flagged == "drop"),
+    )  # fmt: skip
+    token = tokenize("normalize", columns, in_canvas, lazy, options, table.flat)
     solved = f"normalize-{token}"
     dependencies, tasks = solve_tasks(table, lazy, options, solved)
     base = HighLevelGraph.from_collections(solved, tasks, dependencies=dependencies)
     none = np.zeros(0)
-    shapes = left_alone(0, len(bands), order, noise=none, use=none.astype(bool), reason=none.astype(str))
+    shapes = left_alone(
+        0, len(bands), len(options.anchors), noise=none, use=none.astype(bool), reason=none.astype(str)
+    )
     variables: dict[str, Any] = {}
     for name, example in shapes.items():
+        if name.startswith("anchor_") and not options.anchors:
+            continue
         dims = DIMENSIONS.get(name, ("frame",))
         shape = (len(in_canvas), *example.shape[1:]) if dims[0] == "frame" else example.shape
         layer = f"normalize-{name}-{token}"
@@ -153,9 +203,37 @@ def normalize(
         variables[name] = (dims, array)
     return xr.Dataset(
         variables,
-        coords={"frame": session["frame"].values, "band": np.array(bands, dtype=str)},
-        attrs={"mode": mode, "order": order, "least_stars": LEAST_STARS},
+        coords={
+            "frame": session["frame"].values,
+            "band": np.array(bands, dtype=str),
+            "mode": np.array(MODES),
+            **({"anchor": np.array(options.anchors, dtype=str)} if options.anchors else {}),
+        },
+        attrs={"normalization": mode, "least_stars": LEAST_STARS},
     )
+
+
+def _check(mode: str, **given: list[str] | None) -> None:
+    """Refuse what the mode would ignore."""
+    useful = {"joint": ("anchors", "held", "background"), "constants": ("anchors", "background")}
+    for name, value in given.items():
+        if value and name not in useful.get(mode, ()):
+            modes = " or ".join(m for m, names in useful.items() if name in names)
+            raise ConfigError(f"normalize: {name} means nothing with mode {mode}; set mode to {modes}")
+
+
+def _named(session: xr.Dataset, held: list[str] | None) -> NDArray[np.bool_] | None:
+    """Frames whose names match any of some patterns; None without patterns."""
+    if not held:
+        return None
+    names = session["name"].values.astype(str)
+    out = np.zeros(len(names), dtype=bool)
+    for pattern in held:
+        found = np.array([fnmatchcase(n, pattern) or n == pattern for n in names], dtype=bool)
+        if not found.any():
+            raise ConfigError(f"normalize: held: none of {len(names)} frames is called {pattern!r}; see `inspect`")
+        out |= found
+    return out
 
 
 def describe_islands(session: xr.Dataset, normalization: xr.Dataset) -> list[dict[str, Any]]:

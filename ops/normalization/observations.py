@@ -52,7 +52,7 @@ class Observations:
     point: NDArray[np.int32]
     """0…points − 1; neighbours on the sky should have near numbers (speed only)."""
     u: Singles
-    """Detector coordinates, 0…1; empty for order 0."""
+    """Detector coordinates, 0…1; may be empty for order 0."""
     v: Singles
     order: int
     """Total degree of the surfaces."""
@@ -93,9 +93,25 @@ class Observations:
         frame = np.repeat(np.arange(len(ranges)), [len(r) for r in ranges])[keep]
         index = index[keep]
         renumber = np.cumsum(shared, dtype=np.int32) - np.int32(1)
-        u, v = (self.u[index], self.v[index]) if self.order else (self.u, self.v)
+        u, v = (self.u[index], self.v[index]) if len(self.u) else (self.u, self.v)
         start = _starts(frame, len(ranges))
         return index, Observations(start, renumber[self.point[index]], u, v, self.order, int(shared.sum()))
+
+    def without(self, left: Bools) -> tuple[Ints, Observations]:
+        """Samples of all frames at points other than some, and their positions here.
+
+        Parameters
+        ----------
+        left
+            (points,): True leaves a point out.
+        """
+        keep = ~left[self.point]
+        index = np.flatnonzero(keep)
+        total = np.concatenate([[0], np.cumsum(keep)])
+        renumber = np.cumsum(~left, dtype=np.int32) - np.int32(1)
+        u, v = (self.u[index], self.v[index]) if len(self.u) else (self.u, self.v)
+        point = renumber[self.point[index]]
+        return index, Observations(total[self.start], point, u, v, self.order, int(np.count_nonzero(~left)))
 
 
 def select(
@@ -139,7 +155,9 @@ def _starts(frame: NDArray[np.integer], frames: int) -> Ints:
     return start
 
 
-def join_samples(samples: Sequence[Samples], scale: Floats, *, order: int) -> tuple[Observations, Floats, Singles]:
+def join_samples(
+    samples: Sequence[Samples], scale: Sequence[float | Floats] | Floats, *, order: int
+) -> tuple[Observations, Floats, Singles]:
     """Observations of many frames in common units.
 
     Parameters
@@ -147,7 +165,7 @@ def join_samples(samples: Sequence[Samples], scale: Floats, *, order: int) -> tu
     samples
         Of each frame; what is not finite or has no positive variance does not count.
     scale
-        Factor on each frame's values.
+        Factor on each frame's values, or on each of them.
     order
         Total degree of the surfaces.
 
@@ -177,14 +195,14 @@ def join_samples(samples: Sequence[Samples], scale: Floats, *, order: int) -> tu
         start[f + 1] = start[f] + np.count_nonzero(_usable(s) & shared[s.point])
     size = int(start[-1])
     point, value, precision = np.empty(size, np.int32), np.empty(size), np.empty(size, np.float32)
-    u, v = (np.empty(size if order else 0, np.float32) for _ in range(2))
+    u, v = np.empty(size, np.float32), np.empty(size, np.float32)
     for f, s in enumerate(samples):
         here, keep = slice(start[f], start[f + 1]), _usable(s) & shared[s.point]
+        factor = np.broadcast_to(np.asarray(scale[f], dtype=np.float64), len(s))[keep]
         point[here] = number[s.point[keep]]
-        value[here] = s.value[keep] * scale[f]
-        precision[here] = 1.0 / (s.variance[keep].astype(np.float64) * scale[f] ** 2)
-        if order:
-            u[here], v[here] = s.u[keep], s.v[keep]
+        value[here] = s.value[keep] * factor
+        precision[here] = 1.0 / (s.variance[keep].astype(np.float64) * factor**2)
+        u[here], v[here] = s.u[keep], s.v[keep]
     filled = np.flatnonzero(np.diff(start))
     if len(filled):
         value -= np.median([np.median(value[start[f] : start[f + 1]]) for f in filled])

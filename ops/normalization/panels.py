@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from skyloom.ops.normalization.joint import Coarse
-from skyloom.ops.normalization.legendre import HIGHEST_ORDER, legendre
+from skyloom.ops.normalization.legendre import HIGHEST_ORDER, ORDERS, legendre
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -15,8 +15,11 @@ Ints = NDArray[np.int64]
 PANEL_RADIUS = 0.35
 """Frames whose centres lie closer than this part of a frame's side make one panel of the coarse space."""
 COARSE_ORDER, MOST_PANELS = 2, 4096
-"""Degree of the panels' surfaces in the coarse space (what is slow is smooth), and panels at most: where one of
-the coarse space must stand for several, conjugate gradients take thousands of steps."""
+"""Least degree of the panels' surfaces in the coarse space, and panels at most: where one of the coarse space must
+stand for several, conjugate gradients take thousands of steps."""
+COARSE_UNKNOWNS = 6144
+"""Up to here panels get surfaces of the frames' own degree: what frames of a panel share is slow in every degree,
+as only the prior holds it (10 steps instead of 300 with quadratics below surfaces of degree 4)."""
 
 
 def panels(placement: Floats, *, most: int) -> Ints:
@@ -52,13 +55,15 @@ def panels(placement: Floats, *, most: int) -> Ints:
         radius *= 1.5
 
 
-def coarse_space(placement: Floats, order: int, *, most: int) -> Coarse:
+def coarse_space(placement: Floats, order: int, *, most: int, flat: NDArray[np.bool_] | None = None) -> Coarse:
     """Sky-fixed surfaces of low degree over each panel, in every frame's own coordinates (of degree ≤ order).
 
     Total degree survives rotation and shift, so these are exactly the surfaces which frames of a panel can share
     without disagreeing: the slow modes. (Surfaces fixed to the detector are not: dithers and flips tell them
-    apart.)
+    apart.) Frames that are `flat` move up and down only, each on its own.
     """
+    if flat is not None and flat.any():
+        return _with_flat(coarse_space(placement[~flat], order, most=most), flat)
     label = panels(placement, most=most)
     groups = int(label.max()) + 1
     members = np.bincount(label, minlength=groups)
@@ -71,8 +76,22 @@ def coarse_space(placement: Floats, order: int, *, most: int) -> Coarse:
     own = np.linalg.pinv(legendre(2.0 * u - 1.0, 2.0 * v - 1.0, order))
     sky = placement @ np.stack([u, v, np.ones_like(u)])
     local = (sky - middle[label][:, :, None]) / half
-    smooth = legendre(local[:, 0], local[:, 1], min(order, COARSE_ORDER))
+    degree = order
+    while degree > COARSE_ORDER and groups * len(ORDERS[degree]) > COARSE_UNKNOWNS:
+        degree -= 1
+    smooth = legendre(local[:, 0], local[:, 1], degree)
     return Coarse(label, np.einsum("kn,fnm->fkm", own, smooth))
+
+
+def _with_flat(coarse: Coarse, flat: NDArray[np.bool_]) -> Coarse:
+    """Add a level of its own for each flat frame."""
+    label = np.empty(len(flat), dtype=np.int64)
+    label[~flat] = coarse.panel
+    label[flat] = coarse.panels + np.arange(np.count_nonzero(flat))
+    transform = np.zeros((len(flat), *coarse.transform.shape[1:]))
+    transform[~flat] = coarse.transform
+    transform[flat, 0, 0] = 1.0
+    return Coarse(label, transform)
 
 
 def representatives(present: Ints, placement: Floats | None, *, most: int) -> NDArray[np.bool_]:

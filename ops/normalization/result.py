@@ -1,8 +1,9 @@
-"""The result of `normalize`: one row a frame, filled in band by band."""
+"""The result of `normalize`: one row a frame, filled in band by band, and what is suspicious about it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,10 @@ from numpy.typing import NDArray
 
 from skyloom.ops import surface
 from skyloom.ops.normalization.bands import BandSolution
+from skyloom.ops.normalization.legendre import HIGHEST_ORDER
+from skyloom.ops.normalization.modes import MODES
 from skyloom.ops.normalization.observations import Floats, Ints
+from skyloom.ops.normalization.reweighting import DISAGREES
 
 NO_ISLAND = -1
 DIMENSIONS: dict[str, tuple[str, ...]] = {
@@ -18,22 +22,44 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
     "offset": ("frame", "node_y", "node_x"),
     "prior_sigma": ("band", "term_order"),
     "noise_scale": ("band",),
+    "degree": ("band",),
+    "held_out": ("band", "term_order"),
+    "mode_sigma": ("band", "mode"),
+    "anchor_scale": ("band", "anchor"),
+    "anchor_stars": ("band", "anchor"),
+    "anchor_residual": ("band", "anchor"),
 }
 """Of the variables that are not over `frame` alone."""
 UNDEFINED = "its background came out undefined: its WCS does not reach all of the frame"
 
+FEW_STARS = 10
+"""Common stars below which a frame's scale is worth a look."""
+UNEVEN = 0.05
+"""Rms of ln a over a frame from which on it is worth a look."""
+
 Result = dict[str, NDArray[Any]]
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What is suspicious, and what happens to it."""
+
+    low: float = 0.8
+    """Scale over the expected one."""
+    high: float = 1.2
+    drop: bool = False
+    """True: frames whose scale is outside, or which disagree with all others, are not used."""
+
+
 def left_alone(
-    frames: int, bands: int, order: int, *, noise: Floats, use: NDArray[np.bool_], reason: NDArray[np.str_]
+    frames: int, bands: int, anchors: int = 0, *, noise: Floats, use: NDArray[np.bool_], reason: NDArray[np.str_]
 ) -> Result:
     """Return scale 1 and offset 0 everywhere, nothing known.
 
     Parameters
     ----------
-    frames, bands, order
-        How many, and the degree of the surfaces.
+    frames, bands, anchors
+        How many.
     noise, use, reason
         (frame,) of the pixels; whether a frame is used; if not, why.
     """
@@ -47,40 +73,82 @@ def left_alone(
         "island": np.full(frames, NO_ISLAND, dtype=np.int64),
         "mean_scale": np.ones(frames),
         "scale_error": np.full(frames, np.nan),
+        "scale_spread": np.zeros(frames),
         "stars": np.zeros(frames, dtype=np.int64),
         "residual_before": np.full(frames, np.nan),
         "residual_after": np.full(frames, np.nan),
+        "residual_held": np.full(frames, np.nan),
+        "note": np.full(frames, "", dtype="<U200"),
         "rejected": np.zeros(frames),
         "inflation": np.ones(frames),
-        "prior_sigma": np.full((bands, order + 1), np.nan),
+        "prior_sigma": np.full((bands, HIGHEST_ORDER + 1), np.nan),
         "noise_scale": np.full(bands, np.nan),
+        "degree": np.full(bands, -1, dtype=np.int64),
+        "held_out": np.full((bands, HIGHEST_ORDER + 1), np.nan),
+        "mode_sigma": np.full((bands, len(MODES)), np.nan),
+        "anchor_scale": np.full((bands, anchors), np.nan),
+        "anchor_stars": np.zeros((bands, anchors), dtype=np.int64),
+        "anchor_residual": np.full((bands, anchors), np.nan),
     }
 
 
-def fill_in(out: Result, solutions: Sequence[BandSolution]) -> Result:
+def fill_in(out: Result, solutions: Sequence[BandSolution], limits: Limits) -> Result:
     """Write the solutions of all bands, in their order, into a result of `left_alone`; islands are numbered on."""
     islands = 0
     for number, solution in enumerate(solutions):
-        scales, surfaces, frame = solution.scales, solution.surfaces, solution.scales.frame
+        scales, surfaces = solution.scales, solution.surfaces
+        own = ~scales.anchor
+        frame = scales.frame[own]
         for row, why in scales.left_out.items():
-            out["use"][row] = False
-            out["reason"][row] = why
-        out["mean_scale"][frame] = scales.scale
-        out["scale_error"][frame] = scales.scale * scales.error
-        out["stars"][frame] = scales.stars
-        label = _by_size(surfaces.island)
+            if row < len(out["use"]):
+                out["use"][row] = False
+                out["reason"][row] = why
+        out["mean_scale"][frame] = scales.scale[own]
+        out["scale_error"][frame] = (scales.scale * scales.error)[own]
+        out["scale_spread"][frame] = solution.spread[own]
+        out["stars"][frame] = scales.stars[own]
+        label = _by_size(surfaces.island[own])
         out["island"][frame] = label + islands
         islands += int(label.max(initial=-1)) + 1
-        for name in ("residual_before", "residual_after", "rejected", "inflation"):
-            out[name][frame] = getattr(surfaces, name)
-        out["prior_sigma"][number] = surfaces.prior_sigma
+        for name in ("residual_before", "residual_after", "residual_held", "rejected", "inflation"):
+            out[name][frame] = getattr(surfaces, name)[own]
+        anchor = scales.frame[~own] - len(out["use"])
+        out["anchor_scale"][number, anchor] = scales.scale[~own]
+        out["anchor_stars"][number, anchor] = scales.stars[~own]
+        out["anchor_residual"][number, anchor] = surfaces.residual_after[~own]
+        out["prior_sigma"][number, : len(surfaces.prior_sigma)] = surfaces.prior_sigma
         out["noise_scale"][number] = surfaces.noise_scale
-        defined = np.isfinite(solution.offset).all(axis=(1, 2))
-        out["scale"][frame[defined]] = scales.scale[defined, None, None]
-        out["offset"][frame[defined]] = solution.offset[defined]
+        # Against a reference there are no such surfaces.
+        out["degree"][number] = surfaces.order if np.isfinite(surfaces.prior_sigma).all() else -1
+        out["held_out"][number] = surfaces.trials
+        out["mode_sigma"][number] = surfaces.modes.sigma
+        defined = np.isfinite(solution.offset[own]).all(axis=(1, 2))
+        out["scale"][frame[defined]] = solution.scale[own][defined]
+        out["offset"][frame[defined]] = solution.offset[own][defined]
         out["use"][frame[~defined]] = False
         out["reason"][frame[~defined]] = UNDEFINED
+        _judge(out, solution, limits)
     return out
+
+
+def _judge(out: Result, solution: BandSolution, limits: Limits) -> None:
+    """Name what is suspicious of each frame of a band; leave out what the limits say."""
+    scales, surfaces = solution.scales, solution.surfaces
+    for k in np.flatnonzero(~scales.anchor):
+        row, ratio, inflation = int(scales.frame[k]), float(scales.departure[k]), float(surfaces.inflation[k])
+        serious, other = [], []
+        if not limits.low <= ratio <= limits.high:
+            serious.append(f"scale {ratio:.2f} × the expected one, outside {limits.low:g}-{limits.high:g}")
+        if inflation > DISAGREES:
+            serious.append(f"disagrees with all others: residuals {np.sqrt(inflation):.1f} × those of most frames")
+        if len(scales.frame) > 1 and scales.stars[k] < FEW_STARS:
+            other.append(f"scale from {scales.stars[k]} common stars only")
+        if solution.spread[k] > UNEVEN:
+            other.append(f"transparency varies by {100 * solution.spread[k]:.0f} % across it")
+        out["note"][row] = "; ".join(serious + other)[:200]
+        if serious and limits.drop and out["use"][row]:
+            out["use"][row] = False
+            out["reason"][row] = "; ".join(serious)[:200]
 
 
 def _by_size(label: Ints) -> Ints:
@@ -88,7 +156,7 @@ def _by_size(label: Ints) -> Ints:
     sizes = np.bincount(label) if len(label) else np.zeros(0, np.int64)
     rank = np.empty(len(sizes), dtype=np.int64)
     rank[np.argsort(-sizes, kind="stable")] = np.arange(len(sizes))
-    return rank[label]
+    return np.asarray(rank[label])
 
 
 def reasons(registered: NDArray[np.str_], status: Floats, use: NDArray[np.bool_]) -> NDArray[np.str_]:

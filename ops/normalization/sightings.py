@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from skyloom.ops.grid import Grid
 from skyloom.ops.registration.stars import Detections, link_stars, place_stars
@@ -19,12 +21,15 @@ LEAST_SNR = 10.0
 """Stars fainter than this are seen only where noise lifts them: their fluxes are biased."""
 MATCH_TOLERANCE = 2.0
 """Distance (canvas pixels) at which two detections are one star."""
+IMAGE_APERTURE, LEAST_SHARE, IMAGE_ERROR = 2.0, 0.6, 0.02
+"""Of stars in images: radius within which neighbours add to the flux (FWHM), part of that light the star must have
+itself, and error no such star is believed to beat."""
 _ANY_FLAG = 7
 
 
 @dataclass(frozen=True)
 class FrameStars:
-    """Stars of one frame on the canvas, whatever their flags; 33 bytes each."""
+    """Stars of one frame on the canvas, whatever their flags; 41 bytes each."""
 
     x: Floats
     y: Floats
@@ -33,6 +38,13 @@ class FrameStars:
     peak: Singles
     """Above the background, in units of the pixel noise."""
     clean: NDArray[np.bool_]
+    u: Singles
+    """Detector coordinates, 0…1."""
+    v: Singles
+    fwhm: float = 3.0
+    """Pixels of the frame."""
+    pixel: float = 1.0
+    """Side of a pixel of the frame (canvas pixels)."""
 
     def __len__(self) -> int:
         return int(self.x.size)
@@ -41,10 +53,12 @@ class FrameStars:
 def no_stars() -> FrameStars:
     """Return what a frame has that nobody uses."""
     none, single = np.empty(0), np.empty(0, np.float32)
-    return FrameStars(none, none, none, single, single, np.empty(0, np.bool_))
+    return FrameStars(none, none, none, single, single, np.empty(0, np.bool_), single, single)
 
 
-def frame_stars(header: str, table: Floats, noise: float, shift: Floats, grid: Grid) -> FrameStars:
+def frame_stars(
+    header: str, table: Floats, noise: float, shift: Floats, grid: Grid, *, shape: tuple[int, int]
+) -> FrameStars:
     """Stars of one frame on the canvas.
 
     Parameters
@@ -59,6 +73,8 @@ def frame_stars(header: str, table: Floats, noise: float, shift: Floats, grid: G
         (dx, dy) of the registration.
     grid
         The canvas.
+    shape
+        Rows, columns of the frame.
     """
     alone = xr.Dataset({"wcs": ("frame", np.array([header]))})
     found = place_stars(alone, table[None], grid, shift=shift[None], flags=_ANY_FLAG)
@@ -72,6 +88,8 @@ def frame_stars(header: str, table: Floats, noise: float, shift: Floats, grid: G
             (error / flux).astype(np.float32),
             (rows[:, 7] / (noise if noise > 0 else np.nan)).astype(np.float32),
             rows[:, -1] == 0,
+            (rows[:, 0] / max(shape[1] - 1, 1)).astype(np.float32),
+            (rows[:, 1] / max(shape[0] - 1, 1)).astype(np.float32),
         )
 
 
@@ -111,10 +129,21 @@ class Sightings:
     star: NDArray[np.int32]
     log_flux: Floats
     log_error: Singles
+    u: Singles
+    """Detector coordinates, 0…1."""
+    v: Singles
 
 
-def match_sightings(stars: Sequence[FrameStars]) -> Sightings:
-    """Link the clean stars of all frames, and keep the bright ones."""
+def match_sightings(stars: Sequence[FrameStars], images: Sequence[FrameStars] = ()) -> Sightings:
+    """Link the clean stars of all frames, and keep the bright ones.
+
+    Parameters
+    ----------
+    stars
+        Of each frame.
+    images
+        Of images of any resolution; they follow on the frames in the numbers of the result.
+    """
     count = np.array([np.count_nonzero(s.clean) for s in stars], dtype=np.intp)
 
     def clean(name: str) -> Floats:
@@ -122,12 +151,88 @@ def match_sightings(stars: Sequence[FrameStars]) -> Sightings:
 
     frame = np.repeat(np.arange(len(stars), dtype=np.intp), count)
     total = np.arange(len(frame), dtype=np.intp)
-    matches = link_stars(Detections(frame, total, clean("x"), clean("y")), tolerance=MATCH_TOLERANCE)
-    log_flux, log_error = clean("log_flux")[matches.row], clean("log_error")[matches.row]
-    bright = np.isfinite(log_flux) & (log_error < 1.0 / LEAST_SNR)
+    x, y = clean("x"), clean("y")
+    matches = link_stars(Detections(frame, total, x, y), tolerance=MATCH_TOLERANCE)
+    star = np.full(len(frame), -1, dtype=np.int64)
+    star[matches.row] = matches.object
+    log_flux, log_error = clean("log_flux"), clean("log_error")
+    added = []
+    for k, image in enumerate(images):
+        added.append(_match_image(image, len(stars) + k, x, y, log_flux, star))
+    row = np.concatenate([matches.row, np.flatnonzero(star > matches.object.max(initial=-1))]).astype(np.intp)
+    row = row[np.lexsort((frame[row], star[row]))]
+    row = row[np.isfinite(log_flux[row]) & (log_error[row] < 1.0 / LEAST_SNR)]
+    found = Sightings(
+        frame[row].astype(np.int32),
+        star[row].astype(np.int32),
+        log_flux[row],
+        log_error[row].astype(np.float32),
+        clean("u")[row].astype(np.float32),
+        clean("v")[row].astype(np.float32),
+    )
+    return _join([found, *added])
+
+
+def _join(parts: Sequence[Sightings]) -> Sightings:
+    if len(parts) == 1:
+        return parts[0]
+    names = ("frame", "star", "log_flux", "log_error", "u", "v")
+    every = {n: np.concatenate([getattr(p, n) for p in parts]) for n in names}
+    order = np.lexsort((every["frame"], every["star"]))
+    return Sightings(*(every[n][order] for n in names))
+
+
+def _match_image(
+    image: FrameStars, number: int, x: Floats, y: Floats, log_flux: Floats, star: NDArray[np.int64]
+) -> Sightings:
+    """Sightings of an image's stars; frames' detections that are stars of nobody else get a number in `star`.
+
+    In an image of low resolution a star holds its neighbours: what they add is taken off, and stars which are not
+    most of what is there do not count.
+    """
+    own = np.flatnonzero(image.clean & np.isfinite(image.log_flux) & (image.log_error < 1.0 / LEAST_SNR))
+    none = np.empty(0, np.float32)
+    nothing = Sightings(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0), none, none, none)
+    usable = np.flatnonzero(np.isfinite(log_flux))
+    if not len(own) or not len(usable):
+        return nothing
+    tree = cKDTree(np.stack([x[usable], y[usable]], axis=-1))
+    here = np.stack([image.x[own], image.y[own]], axis=-1)
+    tolerance = max(MATCH_TOLERANCE, 0.5 * image.pixel)
+    reach = max(IMAGE_APERTURE * image.fwhm * image.pixel, tolerance)
+    following = int(star.max(initial=-1)) + 1
+    kept: list[tuple[int, int, float]] = []
+    for k, close in enumerate(tree.query_ball_point(here, reach)):
+        rows = usable[np.asarray(close, dtype=np.intp)]
+        if not len(rows):
+            continue
+        # Detections that nobody has linked are one star where they lie together.
+        place = np.round(np.stack([x[rows], y[rows]], axis=-1) / (2.0 * MATCH_TOLERANCE))
+        alone = -1 - np.unique(place, axis=0, return_inverse=True)[1].reshape(-1)
+        label = np.where(star[rows] >= 0, star[rows], alone)
+        members, inverse = np.unique(label, return_inverse=True)
+        size = np.bincount(inverse)
+        flux = np.exp(np.bincount(inverse, weights=log_flux[rows]) / size)
+        main = int(np.argmax(flux))
+        rows = rows[inverse == main]
+        away = np.hypot(x[rows] - here[k, 0], y[rows] - here[k, 1])
+        if flux[main] < LEAST_SHARE * flux.sum() or np.median(away) > tolerance:
+            continue
+        number_of_star = int(members[main])
+        if number_of_star < 0:
+            number_of_star, following = following, following + 1
+            star[rows] = number_of_star
+        kept.append((number_of_star, int(own[k]), float(np.log(flux.sum() / flux[main]))))
+    seen = Counter(entry[0] for entry in kept)
+    kept = [entry for entry in kept if seen[entry[0]] == 1]
+    if not kept:
+        return nothing
+    star_of, row, more = (np.array(c) for c in zip(*kept, strict=True))
     return Sightings(
-        matches.frame[bright].astype(np.int32),
-        matches.object[bright].astype(np.int32),
-        log_flux[bright],
-        log_error[bright].astype(np.float32),
+        np.full(len(row), number, np.int32),
+        star_of.astype(np.int32),
+        image.log_flux[row] - more,
+        np.maximum(image.log_error[row], IMAGE_ERROR).astype(np.float32),
+        image.u[row],
+        image.v[row],
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,11 +73,20 @@ def place_frame(
     mapping = frame_map(header, shape, shift, grid) if header else None
     if mapping is None:
         return None
-    return Placed(shape, mapping, frame_stars(header, table, noise, shift, grid), fwhm)
+    stars = frame_stars(header, table, noise, shift, grid, shape=shape)
+    side = float(np.median(mapping.area)) ** -0.5
+    return Placed(shape, mapping, replace(stars, fwhm=fwhm if fwhm > 0 else 3.0, pixel=side), fwhm)
 
 
 def plan_sky(
-    placed: Sequence[Placed | None], rows: NDArray[np.int64], grid: Grid, *, cell: int, superpixel: float | None
+    placed: Sequence[Placed | None],
+    rows: NDArray[np.int64],
+    grid: Grid,
+    *,
+    cell: int,
+    superpixel: float | None,
+    images: Sequence[Placed] = (),
+    first_image: int = 0,
 ) -> tuple[Sky, Sightings]:
     """Lattice of the canvas, the points near stars, and the stars that frames have in common.
 
@@ -89,6 +98,8 @@ def plan_sky(
         The canvas.
     cell, superpixel
         Side of a cell and of a superpixel (frame pixels); None for about 32 superpixels a side.
+    images, first_image
+        Images whose stars are matched too; rows they count as, from the first on.
     """
     here = [p for p in placed if p is not None]
     middle = [p.mapping.area[p.mapping.area.shape[0] // 2, p.mapping.area.shape[1] // 2] for p in here]
@@ -100,9 +111,9 @@ def plan_sky(
         lattice, *star_extents([p.stars for p in here], np.array([p.fwhm for p in here]), area=area)
     )
     row = rows[[p is not None for p in placed]].astype(np.int32)
-    found = match_sightings([p.stars for p in here])
-    sightings = Sightings(row[found.frame], found.star, found.log_flux, found.log_error)
-    return Sky(lattice, dropped), sightings
+    row = np.concatenate([row, first_image + np.arange(len(images), dtype=np.int32)])
+    found = match_sightings([p.stars for p in here], [p.stars for p in images])
+    return Sky(lattice, dropped), replace(found, frame=row[found.frame])
 
 
 def sample(cells: NDArray[np.float32], placed: Placed | None, sky: Sky, cell: int) -> Sampled | None:

@@ -4,13 +4,16 @@
                           └────────┴─► sample ─► scales ─► samples of a band ─► solve ─► result
     cells ──────────────────────────┘
 
+Images (references, anchors) are read, measured and placed in a task each, and sampled as frames are; they and the
+user's places of background are the last members of every band.
+
 What a step has used up is let go before the next: the stars of frames before the samples are joined, the samples
 of frames before the solve. By hand, since dask's `delayed` would give each frame's task a copy of the whole graph.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import dask.array as da
@@ -27,8 +30,13 @@ from skyloom.ops.normalization.bands import (
     band_samples,
     band_scales,
     solve_band,
+    with_regions,
 )
-from skyloom.ops.normalization.result import Result, fill_in, left_alone, reasons
+from skyloom.ops.normalization.images import Image, PlacedImage, place_image, sample_image
+from skyloom.ops.normalization.local import solve_local
+from skyloom.ops.normalization.reference import reference_scales
+from skyloom.ops.normalization.regions import Region, sample_regions
+from skyloom.ops.normalization.result import Limits, Result, fill_in, left_alone, reasons
 from skyloom.ops.normalization.sightings import Sightings
 from skyloom.ops.normalization.sky import Placed, Sampled, Sky, place_frame, plan_sky, sample
 from skyloom.ops.threads import one_blas_thread
@@ -48,9 +56,26 @@ class Options:
     grid: Grid
     cell: int
     mode: str
-    order: int
+    degree: int | None
     superpixel: float | None
     clip: float
+    whole: bool = False
+    """References are of the whole canvas, not of a panel."""
+    best: int = 5
+    images: tuple[Image, ...] = ()
+    """The reference, or anchors."""
+    regions: tuple[Region, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def alone(self) -> bool:
+        """Every frame is solved against a reference, not all together."""
+        return self.mode in ("reference", "linear")
+
+    @property
+    def anchors(self) -> tuple[str, ...]:
+        """Names of what is not a frame."""
+        return (*(i.name for i in self.images), *(("background",) if self.regions else ()))
 
 
 @dataclass(frozen=True)
@@ -60,6 +85,8 @@ class Table:
     columns: dict[str, NDArray[Any]]
     in_canvas: Bools
     bands: tuple[str, ...]
+    flat: Bools | None = None
+    """(frame,) frames whose background is held to have no gradient."""
 
     def members(self, band: str) -> NDArray[np.int64]:
         """Rows of a band's frames."""
@@ -96,14 +123,21 @@ def solve_tasks(
         own = _read(lists, (stars.name, i, 0, 0))
         tasks[placed[i]] = (_place, table, options, i, own, key["summary"], key["use"], key["shift"])
         tasks[sampled[i]] = (_sample, options, _read(maps, (cells.name, i, 0, 0, 0)), placed[i], planned)
-    tasks[planned] = (_plan, table, options, list(placed.values()))
+    images = [(f"{solved}-image", k) for k in range(len(options.images))]
+    beside: list[Any] = [(f"{solved}-beside", k) for k in range(len(options.anchors))]
+    for k, image in enumerate(images):
+        tasks[image] = (_place_image, options, k)
+        tasks[beside[k]] = (_sample_image, image, planned)
+    if options.regions:
+        tasks[beside[-1]] = (_sample_regions, options, planned)
+    tasks[planned] = (_plan, table, options, list(placed.values()), images)
     solutions = []
     for number, band in enumerate(table.bands):
         scales, joined, solution = ((f"{solved}-{step}", number) for step in ("scales", "joined", "solution"))
-        members = [sampled[i] for i in table.members(band).tolist()]
-        tasks[scales] = (_scales, table, number, planned, members)
+        members = [*(sampled[i] for i in table.members(band).tolist()), *beside]
+        tasks[scales] = (_scales, table, options, number, planned, members)
         tasks[joined] = (_join, table, options, number, scales, members)
-        tasks[solution] = (_solve, options, scales, joined)
+        tasks[solution] = (_solve, table, options, scales, joined)
         solutions.append(solution)
     tasks[solved] = (_result, table, options, *told, solutions)
     return [*whole.values(), cells, stars], tasks
@@ -146,9 +180,28 @@ def _place(
 
 
 @one_blas_thread
-def _plan(table: Table, options: Options, placed: list[Placed | None]) -> tuple[Sky, Sightings]:
+def _plan(
+    table: Table, options: Options, placed: list[Placed | None], images: list[PlacedImage]
+) -> tuple[Sky, Sightings]:
     rows = np.flatnonzero(table.in_canvas)
-    return plan_sky(placed, rows, options.grid, cell=options.cell, superpixel=options.superpixel)
+    return plan_sky(
+        placed, rows, options.grid, cell=options.cell, superpixel=options.superpixel,
+        images=[i.placed for i in images], first_image=len(table.in_canvas),
+    )  # fmt: skip
+
+
+@one_blas_thread
+def _place_image(options: Options, number: int) -> PlacedImage:
+    return place_image(options.images[number], options.grid, cell=options.cell)
+
+
+@one_blas_thread
+def _sample_image(image: PlacedImage, planned: tuple[Sky, Sightings]) -> Sampled | None:
+    return sample_image(image, planned[0])
+
+
+def _sample_regions(options: Options, planned: tuple[Sky, Sightings]) -> Sampled | None:
+    return sample_regions(options.regions, planned[0].lattice, options.grid)
 
 
 @one_blas_thread
@@ -159,21 +212,49 @@ def _sample(
 
 
 @one_blas_thread
-def _scales(table: Table, band: int, planned: tuple[Sky, Sightings], sampled: list[Sampled | None]) -> BandScales:
-    members = table.members(table.bands[band])
-    exposure, units = (table.columns[k][members] for k in ("exposure", "units"))
-    return band_scales(planned[1], members, sampled, exposure, units)
+def _scales(
+    table: Table, options: Options, band: int, planned: tuple[Sky, Sightings], sampled: list[Sampled | None]
+) -> BandScales:
+    members, images = _members(table, options, band), len(options.images)
+    own = len(members) - len(options.anchors)
+    exposure = np.append(table.columns["exposure"][members[:own]].astype(np.float64), np.full(images, np.nan))
+    units = np.append(table.columns["units"][members[:own]].astype(str), np.full(images, ""))
+    stars = own + images
+    scales = band_scales(
+        planned[1], members[:stars], sampled[:stars], exposure, units, anchors=images, even=options.alone
+    )
+    if options.alone:
+        joined = band_samples(scales, members, sampled)
+        return reference_scales(scales, joined, planned[1], whole=options.whole, best=options.best)
+    if options.regions and sampled[-1] is not None:
+        return with_regions(scales, int(members[-1]))
+    return scales
+
+
+def _members(table: Table, options: Options, band: int) -> NDArray[np.int64]:
+    """Rows of a band's frames and of all that is not a frame."""
+    beside = len(table.in_canvas) + np.arange(len(options.anchors))
+    return np.concatenate([table.members(table.bands[band]), beside])
 
 
 def _join(
     table: Table, options: Options, band: int, scales: BandScales, sampled: list[Sampled | None]
 ) -> BandSamples:
-    return band_samples(scales, table.members(table.bands[band]), sampled, order=options.order)
+    return band_samples(scales, _members(table, options, band), sampled)
 
 
 @one_blas_thread
-def _solve(options: Options, scales: BandScales, samples: BandSamples) -> BandSolution:
-    return solve_band(scales, samples, clip=options.clip)
+def _solve(table: Table, options: Options, scales: BandScales, samples: BandSamples) -> BandSolution:
+    if options.alone:
+        return solve_local(
+            scales, samples, local=options.mode == "reference", whole=options.whole, best=options.best,
+            clip=options.clip,
+        )  # fmt: skip
+    flat = None
+    if table.flat is not None:
+        flat = np.append(table.flat, np.zeros(len(options.anchors), dtype=bool))[scales.frame]
+    degree = 0 if options.mode == "constants" else options.degree
+    return solve_band(scales, samples, clip=options.clip, degree=degree, flat=flat)
 
 
 def _result(
@@ -182,5 +263,7 @@ def _result(
     summary = np.asarray(summary, dtype=np.float64)
     used = _usable(summary, use)
     reason = reasons(registered, summary[:, STATUS], used)
-    out = left_alone(len(used), len(table.bands), options.order, noise=summary[:, 1], use=used, reason=reason)
-    return fill_in(out, solutions)
+    out = left_alone(
+        len(used), len(table.bands), len(options.anchors), noise=summary[:, 1], use=used, reason=reason
+    )
+    return fill_in(out, solutions, options.limits)
