@@ -11,7 +11,7 @@ from pathlib import Path
 
 from skyloom.ops.errors import ConfigError
 
-BASE_BYTES = 300 * 2**20
+BASE_BYTES = 340 * 2**20
 """Resident size of the process before work: interpreter, imports, compiled kernels, allocator slack (measured)."""
 
 _UNITS = {
