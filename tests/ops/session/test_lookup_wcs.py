@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from skyloom.ops.calibration.window_wcs import window_wcs
 from skyloom.ops.formats.examine import examine
 from skyloom.ops.grid import parse_wcs, pixel_to_sky, sky_to_pixel
-from skyloom.ops.integration.resample import frame_positions
+from skyloom.ops.integration.coordinates import frame_positions
 from skyloom.ops.registration.given_canvas import read_canvas
 from skyloom.ops.session.header_wcs import celestial_wcs
 from skyloom.ops.session.ingest import ingest
