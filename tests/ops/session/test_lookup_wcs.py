@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -289,3 +290,16 @@ def test_no_file_is_opened_for_other_frames(tmp_path: Path) -> None:
     assert notes == []
     assert parse_wcs(text).sip.a[0, 0] == 0.0
     assert apart(text, with_tables(SIP)).max() < 1e-5
+
+
+def test_a_frame_of_hubble(shared_data: Callable[[str], Path]) -> None:
+    path = shared_data("odd_fits") / "astropy" / "wcs__dist_lookup.fits.gz"
+    text, notes = text_of(path)
+    assert notes == []
+    y, x = (c.ravel() for c in np.mgrid[0:99:34j, 0:99:34j])
+    with fits.open(path) as units:
+        truth = WCS(units["SCI", 1].header, fobj=units)
+        bare = celestial_wcs(examine(path)[0].wcs_header, (100, 100))[0]
+    fine = SCALE / (np.sqrt(abs(np.linalg.det(truth.pixel_scale_matrix))) * 3600)
+    assert apart(text, truth, x, y).max() * fine < 0.012
+    assert apart(bare, truth, x, y).max() * fine > 0.03
