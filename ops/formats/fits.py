@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from skyloom.ops.formats.fits_frames import CFA_KEYWORDS, frames_among, is_companion, part_names, planes
 from skyloom.ops.formats.fits_header import BLOCK, Card, Header
+from skyloom.ops.formats.fits_lookup import lookup_tables, refers_to_tables
 from skyloom.ops.formats.fits_pixels import FitsSource, physical
 from skyloom.ops.formats.fits_stream import Stream, codec_of
 from skyloom.ops.formats.fits_tiling import tiling
@@ -267,7 +268,8 @@ def _of_image(facts: _Facts, image: _Image, walk: _Walk, part: str) -> Iterator[
     for plane, (source, band) in enumerate(zip(image.sources, image.bands, strict=True)):
         header, said = below, list(notes)
         # Never half of one WCS and half of another.
-        wcs = unit.header if "CTYPE1" in unit.header else header
+        own = "CTYPE1" in unit.header
+        wcs = unit.header if own else header
         if band:
             text = f"plane {plane + 1} of {len(image.bands)}"
             header = header.changed({"COLORPLN": Card(band, f"skyloom: {text}")}, without=CFA_KEYWORDS)
@@ -285,6 +287,7 @@ def _of_image(facts: _Facts, image: _Image, walk: _Walk, part: str) -> Iterator[
             band=band,
             part=" ".join(p for p in (part, band) if p),
             notes=tuple(said),
+            tables=partial(lookup_tables, facts.path, unit.index if own else 0) if refers_to_tables(wcs) else None,
             digest_plain=partial(_plain_digest, source, digest),
         )
 

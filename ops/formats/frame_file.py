@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from skyloom.ops.errors import DataError
 from skyloom.ops.formats.fits_header import Header
 from skyloom.ops.frames import FrameSource
+
+if TYPE_CHECKING:
+    from astropy.wcs import WCS
 
 
 class UnusableFile(DataError):
@@ -56,6 +59,8 @@ class FrameFile:
     """What tells the frame from the others of its file: a plane ("R"), a chip ("S4"); "" = it is the only one."""
     notes: tuple[str, ...] = ()
     """Oddities worth telling."""
+    tables: Callable[[], WCS] | None = field(default=None, compare=False, repr=False)
+    """Opens the tables `wcs_header` refers to (`fits_lookup.lookup_tables`); none = it refers to none."""
     digest_plain: Callable[[], str] | None = field(default=None, compare=False, repr=False)
     """Makes what `plain_content` returns; none = the content id."""
 

@@ -81,7 +81,7 @@ def read_canvas(value: str, *, tile: int) -> Grid:
     failures = []
     for frame in frames:
         rows, columns = frame.source.shape
-        text, notes = celestial_wcs(frame.wcs_header, (rows, columns))
+        text, notes = celestial_wcs(frame.wcs_header, (rows, columns), frame.tables)
         if text:
             # Images of these formats begin at the top; the rows of a canvas count from the bottom.
             top = format_of(head[:HEAD_BYTES], path.suffix.lower()) in (XISF, TIFF)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 from astropy import units
@@ -15,7 +16,9 @@ from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from skyloom.ops.formats.fits_header import Card, Header
+from skyloom.ops.formats.fits_lookup import refers_to_tables
 from skyloom.ops.grid import WCS_LOCK, parse_wcs, wcs_header
+from skyloom.ops.session.lookup_wcs import without_tables
 
 SCALE_ARCSEC = (0.01, 600.0)
 """Pixel scales a telescope can have (arcsec)."""
@@ -23,16 +26,19 @@ MAX_AWAY_DEG = 45.0
 """Frames of zenithal projections lie nearer to the reference point than this (degrees)."""
 ROUND_TRIP_PX = 1e-3
 """The stored text must give the positions of the header to this (pixels)."""
+FOLLOWED_PX = 0.05
+"""What a polynomial leaves of lookup distortions is told where it is more than this (pixels)."""
 
 _KEYWORD = re.compile(
     r"(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)[12]$|(PC|CD)[12]_[12]$|PC00[12]00[12]$|PV[12]_\d{1,2}$"
     r"|(A|B|AP|BP)_(ORDER|\d_\d)$|(LONPOLE|LATPOLE|EQUINOX|EPOCH|RADESYS|RADECSYS)$"
 )
-_LOOKUP = ("CPDIS1", "CPDIS2", "D2IMDIS1", "D2IMDIS2", "DP1", "DP2", "CPERR1", "D2IMARR")
 _ZENITHAL = ("TAN", "SIN", "ARC", "STG", "ZEA", "TPV", "ZPN")
 
 
-def celestial_wcs(header: Header, shape: tuple[int, int]) -> tuple[str, list[str]]:
+def celestial_wcs(
+    header: Header, shape: tuple[int, int], tables: Callable[[], WCS] | None = None
+) -> tuple[str, list[str]]:
     """Text of the header's WCS and what is odd about it.
 
     Parameters
@@ -41,6 +47,8 @@ def celestial_wcs(header: Header, shape: tuple[int, int]) -> tuple[str, list[str
         Header of the image.
     shape
         Rows, columns.
+    tables
+        Opens the tables of the header's lookup distortions, which become terms of SIP; none = there are none.
 
     Returns
     -------
@@ -61,6 +69,9 @@ def celestial_wcs(header: Header, shape: tuple[int, int]) -> tuple[str, list[str
             # Reports of repaired dates, units and old keywords; what is left is checked below.
             warnings.simplefilter("ignore")
             wcs, notes = _build(header, kinds)
+            if refers_to_tables(header):
+                wcs = _follow(wcs, tables, shape, notes)
+            wcs = _to_standard(wcs, notes)
             text = _check(wcs, shape)
     except _NotUsableError as reason:
         return "", [*notes, f"WCS not used: {reason}"]
@@ -81,8 +92,6 @@ def _build(header: Header, kinds: list[str]) -> tuple[WCS, list[str]]:
     for keyword in header:
         if _KEYWORD.match(keyword) and (value := _plain(header[keyword])) is not None:
             cards[keyword] = value
-    if any(k in header for k in _LOOKUP):
-        notes.append("the WCS has lookup distortions: ignored, positions may be off by a pixel or so")
     projections = [k[5:8].strip("-") for k in kinds]
     sip = "A_ORDER" in cards or "B_ORDER" in cards
     if sip:
@@ -100,10 +109,32 @@ def _build(header: Header, kinds: list[str]) -> tuple[WCS, list[str]]:
     wcs = WCS(cards, relax=True, naxis=2, fix=True)
     if wcs.wcs.lng < 0 or wcs.wcs.lat < 0:
         raise _NotUsableError(f"its axes are {' and '.join(kinds)}, no pair of sky coordinates")
+    return wcs, notes
+
+
+def _follow(wcs: WCS, tables: Callable[[], WCS] | None, shape: tuple[int, int], notes: list[str]) -> WCS:
+    """Return the WCS with its lookup distortions as a polynomial; as it is where they cannot be had."""
+    try:
+        if tables is None:
+            raise ValueError("there is no file to take them from")
+        followed = without_tables(wcs, tables(), shape)
+    # A table that is missing, cut off or described wrongly fails in the classes of astropy, numpy and the system.
+    except Exception as failure:
+        lines = str(failure.args[0] if failure.args else "").strip().splitlines() or [type(failure).__name__]
+        reason = lines[0].strip(" .")
+        notes.append(f"the WCS has lookup distortions: ignored ({reason}); positions may be off by a pixel or so")
+        return wcs
+    if followed.error > FOLLOWED_PX:
+        notes.append(f"lookup distortion followed to {followed.error:.2g} px")
+    return followed.wcs
+
+
+def _to_standard(wcs: WCS, notes: list[str]) -> WCS:
+    """Return the WCS with right ascension first, in ICRS."""
     if wcs.wcs.lng == 1:
         wcs = _swapped(wcs)
         notes.append("the WCS has declination on its first axis: axes exchanged")
-    return _to_icrs(wcs, notes), notes
+    return _to_icrs(wcs, notes)
 
 
 def _plain(card: Card) -> float | int | str | None:

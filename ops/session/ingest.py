@@ -153,7 +153,7 @@ def _frame(path: Path, name: str, file: FrameFile, templates: list[Template], ru
         user=stated(rules, path.as_posix(), file.part) if rules else None,
         templates=templates,
     )
-    wcs, notes = celestial_wcs(file.wcs_header, file.source.shape)
+    wcs, notes = celestial_wcs(file.wcs_header, file.source.shape, file.tables)
     if min(file.source.shape) < 16:
         notes.append(f"only {file.source.shape[1]} x {file.source.shape[0]} pixels")
     return _Frame(
