@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from skyloom.ops.grid import parse_wcs, pixel_to_sky, wcs_header
 from skyloom.ops.registration.bundle_step import DEGREES
-from skyloom.ops.registration.placing import Place, sky_position, tangent_basis, unit_vector
+from skyloom.ops.registration.placing import Place, rescale, sky_position, tangent_basis, unit_vector
 from skyloom.ops.registration.relink import undistorted
 
 Floats = NDArray[np.float64]
@@ -152,33 +152,6 @@ def _rotation(a: Floats, b: Floats) -> Floats:
     """Rotation that brings directions a onto b, least squares (Kabsch 1976)."""
     u, _, vt = np.linalg.svd(b.T @ a)
     return np.asarray(u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt)
-
-
-def rescale(places: Mapping[int, Place], factor: float) -> dict[int, Place]:
-    """The island with all distances from its middle, and all scales, times a factor near 1."""
-    middle = np.mean([p.centre for p in places.values()], axis=0)
-    middle /= np.linalg.norm(middle)
-    out = {}
-    for f, place in places.items():
-        angle = float(np.arccos(np.clip(place.centre @ middle, -1.0, 1.0)))
-        if angle < 1e-12:
-            out[f] = replace(place, linear=place.linear * factor)
-            continue
-        across = (place.centre - np.cos(angle) * middle) / np.sin(angle)
-        centre = np.cos(angle * factor) * middle + np.sin(angle * factor) * across
-        # Carried along the great circle, so that the frame keeps its angle to it.
-        axis = np.cross(middle, across)
-        turn = _about(axis, angle * (factor - 1.0))
-        old, new = place.basis @ turn.T, tangent_basis(centre)
-        out[f] = replace(place, centre=centre, linear=factor * (new[:2] @ old[:2].T) @ place.linear)
-    return out
-
-
-def _about(axis: Floats, angle: float) -> Floats:
-    """Rotation about a unit vector (Rodrigues)."""
-    x, y, z = axis
-    k = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return np.asarray(np.eye(3) + np.sin(angle) * k + (1.0 - np.cos(angle)) * (k @ k))
 
 
 def place_wcs(place: Place, half: float, bend: Floats) -> str:

@@ -20,16 +20,21 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from skyloom.ops.registration.bundle_step import DEGREES, Prior, gauss_newton, jacobian
+from skyloom.ops.registration.bundle_problem import Curvature, Problem, State, distortion_terms, from_others
+from skyloom.ops.registration.bundle_step import DEGREES, Prior
 from skyloom.ops.registration.pairs import Edge
-from skyloom.ops.registration.placing import Place, directions, tangent_basis
+from skyloom.ops.registration.placing import Place, directions, rescale, tangent_basis
+from skyloom.ops.registration.tied import Tie, tie_of
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 LEAST_SIGHTINGS = 300
 """Sightings of a camera from which on its distortion is solved for."""
+KNOWN = 0.15
+"""Relative error below which the scale that the stars suggest is taken."""
 _ROUNDS = 6
+_LEAP = 16.0  # of the square of the scale, a round
 _FAR = 3.0
 _SETTLED = 2e-3  # px
 
@@ -60,6 +65,8 @@ class Bundle:
     """Camera → (2, 7) pixels, coefficients of `DEGREES` in q; zeros where the data do not support one."""
     residual: Floats
     """(sightings, 2) pixels from the mean of the same star in the other frames; NaN where none counts."""
+    tie: Tie | None = None
+    """How well the frames are tied to each other, where that was asked for."""
 
 
 def join_edges(edges: Sequence[Edge], counts: Mapping[int, int]) -> Sightings:
@@ -97,10 +104,14 @@ def join_edges(edges: Sequence[Edge], counts: Mapping[int, int]) -> Sightings:
     return Sightings(frame[keep], row[keep].astype(np.intp), objects.astype(np.intp))
 
 
-def distortion_terms(q: Floats) -> Floats:
-    """(n, 7) terms of degree 2 and 3."""
-    x, y = q.T
-    return np.stack([x**i * y**j for i, j in DEGREES], axis=-1)
+@dataclass(frozen=True)
+class Scale:
+    """What is known of the scale of a mosaic before its stars are compared."""
+
+    expected: float
+    """Radians a pixel, of the median frame."""
+    spread: float
+    """Relative standard deviation; 0 = it is right."""
 
 
 def solve_bundle(
@@ -112,6 +123,8 @@ def solve_bundle(
     sightings: Sightings,
     *,
     distortion: bool = True,
+    scale: Scale | None = None,
+    tie: bool = False,
 ) -> Bundle:
     """Solve for all frames at once.
 
@@ -129,47 +142,28 @@ def solve_bundle(
         Which stars are the same.
     distortion
         Solve for the distortion of cameras with `LEAST_SIGHTINGS` sightings.
+    scale
+        What is known of the scale of the whole; None = that of the places is right.
+    tie
+        Find out how well the frames are tied to each other, too.
+
+    Notes
+    -----
+    On a sphere panels fit together at one scale only: laid out at half the true one, the corners of a mosaic nine
+    degrees wide lie 10 px off, and no residual shows it. Where stars cannot tell either (the sky is all but flat
+    over a degree or two) and `scale` is no help, the places keep theirs.
     """
     frames = sorted(places)
-    number = {f: i for i, f in enumerate(frames)}
-    keep = np.isin(sightings.frame, frames)
-    _, objects = np.unique(sightings.object[keep], return_inverse=True)
-    frame = np.searchsorted(frames, sightings.frame[keep])
-    first = np.cumsum([0, *(len(stars[f]) for f in frames)])
-    at = first[frame] + sightings.row[keep]
-    pixels = np.concatenate([np.empty((0, 2)), *(stars[f] for f in frames)])[at]
-    error = np.concatenate([np.empty(0), *(sigma[f] for f in frames)])[at]
-    middle = np.array([places[f].middle for f in frames])
-    halves = np.array([half[f] for f in frames])
-    labels = sorted({camera[f] for f in frames})
-    mine = np.array([labels.index(camera[f]) for f in frames], dtype=np.intp)
-    seen = np.bincount(mine[frame], minlength=len(labels))
-    bends = np.flatnonzero(seen >= LEAST_SIGHTINGS) if distortion else np.empty(0, np.intp)
-    q = (pixels - middle[frame]) / halves[frame, None]
-    linear_terms = np.concatenate([np.ones((len(q), 1)), q], axis=1)
-    bend_terms = distortion_terms(q)
-    count = int(objects.max(initial=-1)) + 1
-    state = _State(np.zeros((len(frames), 2, 3)), np.zeros((len(labels), 2, len(DEGREES))))
-    basis = np.array([places[f].basis for f in frames])
-    linear = np.array([places[f].linear for f in frames])
-    scale = float(np.median([places[f].scale for f in frames])) if frames else 1.0
-    base = 1.0 / np.maximum(error, 1e-3) ** 2
-    weight = base.copy()
-    which = np.full(len(labels), -1, np.intp)
-    which[bends] = np.arange(len(bends))
-    # One frame stays where it is: the sky as a whole can be turned without any star noticing.
-    held = int(np.argmax(np.bincount(frame, minlength=len(frames)))) if len(frame) else 0
-    prior = Prior(mine, len(bends), held)
-    residual = np.full((len(q), 2), np.nan)
-    for round_ in range(_ROUNDS if count else 0):
-        moved = pixels - middle[frame]
-        moved += np.einsum("sij,sj->si", state.linear[frame], linear_terms)
-        moved += np.einsum("sij,sj->si", state.bend[mine[frame]], bend_terms)
-        plane = np.einsum("sij,sj->si", linear[frame], moved)
-        vectors = basis[frame, 2] + np.einsum("sk,skv->sv", plane, basis[frame, :2])
-        y, slope = _offsets(vectors, basis[frame], linear[frame], objects, count, weight)
-        y, slope = y / scale, slope / scale
-        residual = _others(y, objects, count, base)
+    problem = _problem(frames, places, camera, half, stars, sigma, sightings, distortion)
+    state = State(np.zeros((len(frames), 2, 3)), np.zeros((len({camera[f] for f in frames}), 2, len(DEGREES))))
+    weight, residual = problem.base.copy(), np.full((len(problem.base), 2), np.nan)
+    expected, spread = 1.0, 0.0
+    if scale is not None and scale.spread > 0:
+        expected = (scale.expected / float(np.median([p.scale for p in places.values()]))) ** 2
+        spread = 2.0 * scale.spread * expected
+    for round_ in range(_ROUNDS if problem.count else 0):
+        y, slope = problem.offsets(places, state, weight)
+        residual = from_others(y, problem.objects, problem.count, problem.base)
         distance = np.hypot(*residual.T)
         limit = 2.5 * max(float(np.nanmedian(distance)), 0.02)
         with np.errstate(invalid="ignore"):
@@ -177,62 +171,72 @@ def solve_bundle(
             factor = np.where(distance > limit, limit / np.maximum(distance, 1e-12), 1.0)
             if round_ >= _ROUNDS // 2:
                 factor = np.where(distance > _FAR * limit, 1e-9, factor)
-        weight = base * np.where(np.isfinite(factor), factor, 1.0)
-        slopes = jacobian(slope, linear_terms, bend_terms, frame, which[mine[frame]], prior)
-        x = np.concatenate([state.linear.reshape(-1), state.bend[bends].reshape(-1)])
-        step = gauss_newton(slopes, y, objects, count, weight, prior, x)
-        x = x + step
-        split = 6 * len(frames)
-        bend = state.bend.copy()
-        bend[bends] = x[split:].reshape(-1, 2, len(DEGREES))
-        state = _State(x[:split].reshape(-1, 2, 3), bend)
+        # Against the priors stars count by the errors they have, not by those they were thought to have.
+        excess = problem.excess(residual) if round_ else 1.0
+        weight = problem.base / excess * np.where(np.isfinite(factor), factor, 1.0)
+        normal = problem.equations(slope, weight)
+        step = normal.solve(-normal.against(y.ravel()) - problem.prior.apply(problem.vector(state)))
+        square = state.square
+        if spread > 0:
+            curve = Curvature(normal, problem.by_square(places, state, weight, y), spread)
+            found = square + curve.step(y, step, square - expected)
+            found = float(np.clip(found, square / _LEAP, square * _LEAP))
+            if curve.sigma < 2.0 * KNOWN * found:
+                step = step - curve.along * (found - square)
+                square = found
+        state = problem.moved(state, step, square)
         if round_ > _ROUNDS // 2 and np.abs(step).max() < _SETTLED:
             break
-    solved = {f: _fold(places[f], state.linear[i], halves[i]) for f, i in number.items()}
+    now = rescale(places, float(np.sqrt(state.square))) if state.square != 1.0 else places
     every = np.full((len(sightings.frame), 2), np.nan)
-    every[keep] = residual
-    return Bundle(solved, {label: state.bend[i] for i, label in enumerate(labels)}, every)
+    every[np.isin(sightings.frame, frames)] = residual
+    return Bundle(
+        {f: _fold(now[f], state.linear[i], half[f]) for i, f in enumerate(frames)},
+        {label: state.bend[i] for i, label in enumerate(sorted({camera[f] for f in frames}))},
+        every,
+        tie_of(problem, places, state, weight, spread) if tie and problem.count else None,
+    )
 
 
-@dataclass(frozen=True)
-class _State:
-    linear: Floats
-    """(frame, 2, 3) X."""
-    bend: Floats
-    """(camera, 2, 7) D."""
-
-
-def _offsets(
-    vectors: Floats, basis: Floats, linear: Floats, objects: Indices, count: int, weight: Floats
-) -> tuple[Floats, Floats]:
-    """Positions (radians) in the tangent plane at each star's mean, and their slopes by pixels, (n, 2, 2)."""
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    mean = np.stack([np.bincount(objects, weight * unit[:, k], count) for k in range(3)], axis=-1)
-    mean = mean / np.linalg.norm(mean, axis=1, keepdims=True)
-    pole = np.array([0.0, 0.0, 1.0])
-    east = np.cross(pole, mean)
-    short = np.linalg.norm(east, axis=1) < 1e-12
-    east[short] = (0.0, 1.0, 0.0)
-    east = east / np.linalg.norm(east, axis=1, keepdims=True)
-    north = np.cross(mean, east)
-    plane_basis = np.stack([east, north], axis=1)[objects]
-    depth = np.einsum("sv,sv->s", mean[objects], vectors)
-    y = np.einsum("skv,sv->sk", plane_basis, vectors) / depth[:, None]
-    along = np.einsum("skv,sjv->skj", plane_basis, basis[:, :2])
-    toward = np.einsum("sv,sjv->sj", mean[objects], basis[:, :2])
-    slope = (along - y[:, :, None] * toward[:, None, :]) / depth[:, None, None]
-    return y, slope @ linear
-
-
-def _others(y: Floats, objects: Indices, count: int, weight: Floats) -> Floats:
-    """Distance of each sighting from the mean of the others of its star."""
-    total = np.bincount(objects, weight, count)
-    rest = total[objects] - weight
-    out = np.empty_like(y)
-    for k in range(2):
-        sums = np.bincount(objects, weight * y[:, k], count)
-        out[:, k] = y[:, k] - (sums[objects] - weight * y[:, k]) / np.maximum(rest, 1e-300)
-    return np.where((rest > 1e-9 * weight)[:, None], out, np.nan)
+def _problem(
+    frames: list[int],
+    places: Mapping[int, Place],
+    camera: Mapping[int, int],
+    half: Mapping[int, float],
+    stars: Mapping[int, Floats],
+    sigma: Mapping[int, Floats],
+    sightings: Sightings,
+    distortion: bool,
+) -> Problem:
+    """Sightings in arrays; arguments as of `solve_bundle`."""
+    keep = np.isin(sightings.frame, frames)
+    _, objects = np.unique(sightings.object[keep], return_inverse=True)
+    frame = np.searchsorted(frames, sightings.frame[keep])
+    first = np.cumsum([0, *(len(stars[f]) for f in frames)])
+    at = first[frame] + sightings.row[keep]
+    pixels = np.concatenate([np.empty((0, 2)), *(stars[f] for f in frames)])[at]
+    pixels = pixels - np.array([places[f].middle for f in frames])[frame]
+    error = np.concatenate([np.empty(0), *(sigma[f] for f in frames)])[at]
+    labels = sorted({camera[f] for f in frames})
+    mine = np.array([labels.index(camera[f]) for f in frames], dtype=np.intp)
+    seen = np.bincount(mine[frame], minlength=len(labels))
+    bends = np.flatnonzero(seen >= LEAST_SIGHTINGS) if distortion else np.empty(0, np.intp)
+    q = pixels / np.array([half[f] for f in frames])[frame, None]
+    # One frame stays where it is: the sky as a whole can be turned without any star noticing.
+    held = int(np.argmax(np.bincount(frame, minlength=len(frames)))) if len(frame) else 0
+    return Problem(
+        frames=frames,
+        frame=frame,
+        objects=objects,
+        count=int(objects.max(initial=-1)) + 1,
+        pixels=pixels,
+        base=1.0 / np.maximum(error, 1e-3) ** 2,
+        linear_terms=np.concatenate([np.ones((len(q), 1)), q], axis=1),
+        bend_terms=distortion_terms(q),
+        camera=mine,
+        bends=bends,
+        prior=Prior(mine, len(bends), held),
+    )
 
 
 def _fold(place: Place, change: Floats, half: float) -> Place:

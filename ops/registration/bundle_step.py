@@ -1,6 +1,8 @@
-"""One Gauss–Newton step of the bundle: slopes, priors, and normal equations with the stars eliminated."""
+"""What a Gauss–Newton step of the bundle needs: slopes, priors, normal equations with the stars eliminated."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import scipy.linalg
@@ -97,6 +99,18 @@ class Prior:
         )
         return np.concatenate([out.reshape(v[:split].shape), rest.reshape(v[split:].shape)])
 
+    def draw(self, rng: np.random.Generator) -> Floats:
+        """Vector whose covariance is Λ."""
+        frames = len(self.camera)
+        out = np.einsum("fij,fj->fi", np.linalg.cholesky(self.own), rng.standard_normal((frames, 6)))
+        own = rng.standard_normal(frames)
+        mean = np.bincount(self.camera, own, len(self.size)) / np.maximum(self.size, 1.0)
+        along = (own - mean[self.camera]) / PRIOR_SCALE
+        along += rng.standard_normal() / (PRIOR_WHOLE * np.sqrt(frames))
+        out += along[:, None] * _SCALE
+        bend = rng.standard_normal((self.cameras, len(self.bend))) @ np.linalg.cholesky(self.bend).T
+        return np.concatenate([out.ravel(), bend.ravel()])
+
 
 def _bend_precision() -> Floats:
     """(14, 14) inverse variances of a camera's distortion: x then y coefficients of `DEGREES`."""
@@ -151,56 +165,66 @@ def jacobian(
     return csr_array(hstack([own, shared], format="csr"))
 
 
-def gauss_newton(
-    slopes: csr_array, y: Floats, objects: Indices, count: int, weight: Floats, prior: Prior, x: Floats
-) -> Floats:
-    """Step of the unknowns that brings the sightings of every star together.
+class NormalEquations:
+    """Normal equations of all unknowns, the stars eliminated: factored while they are small, iterated else.
 
     Parameters
     ----------
     slopes
         From `jacobian`.
-    y
-        (sightings, 2) positions (px).
     objects, count
         Star of each sighting, and how many there are.
     weight
         (sightings,) inverse variances.
     prior
         Of the unknowns.
-    x
-        Their values so far.
     """
-    total = np.maximum(np.bincount(objects, weight, count), 1e-300)
-    transposed = csr_array(slopes.T)
 
-    def centred(values: Floats) -> Floats:
-        """W (values − mean over the star)."""
+    def __init__(self, slopes: csr_array, objects: Indices, count: int, weight: Floats, prior: Prior) -> None:
+        self.prior = prior
+        self._slopes, self._transposed = slopes, csr_array(slopes.T)
+        self._objects, self._count, self._weight = objects, count, weight
+        self._total = np.maximum(np.bincount(objects, weight, count), 1e-300)
+        scaled, seen = _reduced(slopes, objects, count, weight, self._total)
+        unknowns = slopes.shape[1]
+        self.knows_waves = True
+        """Whether the preconditioner knows how the frames hang together: a solution takes few steps."""
+        self._solve: Callable[[Floats], Floats]
+        if unknowns <= DENSE_LIMIT:
+            matrix = (scaled.T @ scaled).toarray() - _square(seen)
+            matrix += prior.apply(np.eye(unknowns))
+            factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
+            self._solve = lambda right: np.asarray(scipy.linalg.cho_solve(factor, right, check_finite=False))
+            return
+        if _entries(objects, count, slopes, len(prior.camera)) <= SPARSE_LIMIT:
+            near = csc_array(scaled.T @ scaled - seen.T @ seen + prior.sparse())
+        else:
+            self.knows_waves = False
+            near = csc_array(_diagonal(slopes, objects, weight, self._total, len(prior.camera)) + prior.sparse())
+        factored = splu(near, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+        self._solve = lambda right: conjugate_gradients(
+            lambda v: self.against(slopes @ v) + prior.apply(v),
+            right,
+            np.zeros_like(right),
+            factored.solve,
+            tolerance=1e-8,
+            limit=4000,
+        )[0]
+
+    def centred(self, values: Floats) -> Floats:
+        """W (values − mean over the star); values are (2 sightings,)."""
         v = values.reshape(-1, 2)
-        mean = np.stack([np.bincount(objects, weight * v[:, k], count) / total for k in range(2)], axis=-1)
-        return np.asarray((weight[:, None] * (v - mean[objects])).ravel())
+        sums = [np.bincount(self._objects, self._weight * v[:, k], self._count) for k in range(2)]
+        mean = np.stack(sums, axis=-1) / self._total[:, None]
+        return np.asarray((self._weight[:, None] * (v - mean[self._objects])).ravel())
 
-    right = -np.asarray(transposed @ centred(y.ravel())) - prior.apply(x)
-    scaled, seen = _reduced(slopes, objects, count, weight, total)
-    if len(x) <= DENSE_LIMIT:
-        matrix = (scaled.T @ scaled).toarray() - _square(seen)
-        matrix += prior.apply(np.eye(len(x)))
-        factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
-        return np.asarray(scipy.linalg.cho_solve(factor, right, check_finite=False))
-    if _entries(objects, count, slopes, len(prior.camera)) <= SPARSE_LIMIT:
-        near = csc_array(scaled.T @ scaled - seen.T @ seen + prior.sparse())
-    else:
-        near = csc_array(_diagonal(slopes, objects, weight, total, len(prior.camera)) + prior.sparse())
-    factored = splu(near, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
-    step, _ = conjugate_gradients(
-        lambda v: np.asarray(transposed @ centred(slopes @ v)) + prior.apply(v),
-        right,
-        np.zeros_like(right),
-        factored.solve,
-        tolerance=1e-8,
-        limit=4000,
-    )
-    return step
+    def against(self, values: Floats) -> Floats:
+        """Jᵀ W (values − mean over the star)."""
+        return np.asarray(self._transposed @ self.centred(values))
+
+    def solve(self, right: Floats) -> Floats:
+        """Unknowns for a right hand side."""
+        return self._solve(right)
 
 
 def _reduced(

@@ -19,7 +19,8 @@ from skyloom.ops.arrays import LOCATION
 from skyloom.ops.errors import NotYetKnown
 from skyloom.ops.grid import POINTED, RELATIVE
 from skyloom.ops.registration.anchor import Hint, anchor, first_place, header_error, hints_of, named, place_wcs
-from skyloom.ops.registration.bundle import Bundle, Sightings, distortion_terms, join_edges, solve_bundle
+from skyloom.ops.registration.bundle import Bundle, Scale, Sightings, join_edges, solve_bundle
+from skyloom.ops.registration.bundle_problem import distortion_terms
 from skyloom.ops.registration.bundle_step import DEGREES
 from skyloom.ops.registration.fixed import acquitted, moved_frames, same_sky, stays, suspects
 from skyloom.ops.registration.pairs import LEAST_MATCHES, Edge, verify
@@ -43,6 +44,8 @@ POSITION_FLOOR = 0.05
 """Error (px) of the position of the brightest star."""
 _LOOKS = 3  # at what islands there are; each makes the lenses better known
 _DARKER, _BRIGHTER = 0.7, 1.5  # noise and sky of a frame without stars, beside those of others
+NOMINAL, UNKNOWN = 0.02, 10.0
+"""Relative error of a scale from the focal length that a header says, and of one that nobody says."""
 RELINK = 3.0
 """Distance (px) at which stars are the same once the frames are placed."""
 
@@ -393,9 +396,14 @@ def _solve_island(
     places = place_island(root, first_place(hints[root], middles[root]), edges, lists, middles)
     places = common_scale(places, camera)
     counts = {f: len(lists[f]) for f in frames}
-    bundle = solve_bundle(places, camera, half, lists, sigma, join_edges(edges, counts), distortion=distortion)
+    nominal = NOMINAL if np.isfinite(hints[root].scale) else UNKNOWN
+    scale = Scale(places[root].scale, 0.0 if hints[root].wcs else nominal)
+    same = join_edges(edges, counts)
+    bundle = solve_bundle(places, camera, half, lists, sigma, same, distortion=distortion, scale=scale)
     again = relink(bundle.places, camera, half, lists, bundle.distortion, tolerance=RELINK)
-    bundle = solve_bundle(bundle.places, camera, half, lists, sigma, again, distortion=distortion)
+    bundle = solve_bundle(
+        bundle.places, camera, half, lists, sigma, again, distortion=distortion, scale=scale, tie=True
+    )
     return bundle.places, bundle, again
 
 

@@ -201,3 +201,30 @@ def common_scale(places: Mapping[int, Place], camera: Mapping[int, int]) -> dict
         for f in mine:
             out[f] = replace(places[f], linear=places[f].linear * (scale / places[f].scale))
     return out
+
+
+def rescale(places: Mapping[int, Place], factor: float) -> dict[int, Place]:
+    """The island with all distances from its middle, and all scales, times a factor near 1."""
+    middle = np.mean([p.centre for p in places.values()], axis=0)
+    middle /= np.linalg.norm(middle)
+    out = {}
+    for f, place in places.items():
+        angle = float(np.arccos(np.clip(place.centre @ middle, -1.0, 1.0)))
+        if angle < 1e-12:
+            out[f] = replace(place, linear=place.linear * factor)
+            continue
+        across = (place.centre - np.cos(angle) * middle) / np.sin(angle)
+        centre = np.cos(angle * factor) * middle + np.sin(angle * factor) * across
+        # Carried along the great circle, so that the frame keeps its angle to it.
+        axis = np.cross(middle, across)
+        turn = _about(axis, angle * (factor - 1.0))
+        old, new = place.basis @ turn.T, tangent_basis(centre)
+        out[f] = replace(place, centre=centre, linear=factor * (new[:2] @ old[:2].T) @ place.linear)
+    return out
+
+
+def _about(axis: Floats, angle: float) -> Floats:
+    """Rotation about a unit vector (Rodrigues)."""
+    x, y, z = axis
+    k = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+    return np.asarray(np.eye(3) + np.sin(angle) * k + (1.0 - np.cos(angle)) * (k @ k))

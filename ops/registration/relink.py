@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from skyloom.ops.registration.bundle import Sightings, distortion_terms
+from skyloom.ops.registration.bundle import Sightings
+from skyloom.ops.registration.bundle_problem import distortion_terms
 from skyloom.ops.registration.placing import Place, tangent_basis
 from skyloom.ops.registration.stars import Detections, link_stars
 

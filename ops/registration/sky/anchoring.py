@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from skyloom.ops.registration.anchor import Hint, first_place, place_wcs, rescale
+from skyloom.ops.registration.anchor import Hint, first_place, place_wcs
 from skyloom.ops.registration.bundle import Bundle, Sightings
 from skyloom.ops.registration.bundle_step import DEGREES
-from skyloom.ops.registration.placing import Place, tangent_basis, unit_vector
+from skyloom.ops.registration.placing import Place, rescale, tangent_basis, unit_vector
 from skyloom.ops.registration.sky.catalogue import catalogue_file
 from skyloom.ops.registration.sky.field import Field, make_field
 from skyloom.ops.registration.sky.programs import PATIENCE, program_installed, solve_with_program

@@ -57,7 +57,7 @@ def test_an_island_is_turned_and_scaled_onto_the_headers_and_a_wrong_one_has_no_
     hints = {i: Hint(place_wcs(p, HALF, STRAIGHT), 0, 0, 0, 0) for i, p in truth.items()}
     hints[2] = Hint(place_wcs(at(84.6, 20.4, 32.0), HALF, STRAIGHT), 0, 0, 0, 0)  # 0.75° off
     hints[4] = NONE
-    from skyloom.ops.registration.anchor import rescale
+    from skyloom.ops.registration.placing import rescale
 
     loose = {}
     for i, p in truth.items():
