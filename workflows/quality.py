@@ -28,7 +28,7 @@ def quality(store: Store) -> list[str]:
     results = {str(store.op(n)): store.open(n) for n in store.nodes() if store.newest(n)}
     lines = link_problems(results["link"]) if "link" in results else []
     if "register" in results:
-        lines.append(_registration(results["register"]))
+        lines.append(_registration(results["register"]) + _tied(results.get("locate")))
     if "normalize" in results:
         frames = results["normalize"]["frame"].values
         for session in results.values():
@@ -55,6 +55,20 @@ def _registration(registration: xr.Dataset) -> str:
         f"register: {use.sum()} frames, {seen.sum()} verified on a median of {stars:.0f} stars, "
         f"residual {typical:.3f} px (worst {worst:.3f})"
     )
+
+
+def _tied(location: xr.Dataset | None) -> str:
+    """How well frames far from each other are tied, where stars place them."""
+    if location is None or "tie" not in location:
+        return ""
+    tie, text = location["tie"].values, ""
+    if np.isfinite(tie).any():
+        text += f", places good to {np.sqrt(np.nanmean(tie**2)):.2g} px across the mosaic"
+        text += f" (worst {np.nanmax(tie):.2g})"
+    loops = int(location["loops"].values)
+    if loops:
+        text += f", {loops} loops of overlaps close to {float(location['closure'].values):.2g} px"
+    return text
 
 
 def _normalization(session: xr.Dataset, normalization: xr.Dataset) -> list[str]:

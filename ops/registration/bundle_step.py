@@ -189,12 +189,12 @@ class NormalEquations:
         unknowns = slopes.shape[1]
         self.knows_waves = True
         """Whether the preconditioner knows how the frames hang together: a solution takes few steps."""
-        self._solve: Callable[[Floats], Floats]
+        self._solve: Callable[[Floats, float], Floats]
         if unknowns <= DENSE_LIMIT:
             matrix = (scaled.T @ scaled).toarray() - _square(seen)
             matrix += prior.apply(np.eye(unknowns))
             factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
-            self._solve = lambda right: np.asarray(scipy.linalg.cho_solve(factor, right, check_finite=False))
+            self._solve = lambda right, _: np.asarray(scipy.linalg.cho_solve(factor, right, check_finite=False))
             return
         if _entries(objects, count, slopes, len(prior.camera)) <= SPARSE_LIMIT:
             near = csc_array(scaled.T @ scaled - seen.T @ seen + prior.sparse())
@@ -202,12 +202,12 @@ class NormalEquations:
             self.knows_waves = False
             near = csc_array(_diagonal(slopes, objects, weight, self._total, len(prior.camera)) + prior.sparse())
         factored = splu(near, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
-        self._solve = lambda right: conjugate_gradients(
+        self._solve = lambda right, tolerance: conjugate_gradients(
             lambda v: self.against(slopes @ v) + prior.apply(v),
             right,
             np.zeros_like(right),
             factored.solve,
-            tolerance=1e-8,
+            tolerance=tolerance,
             limit=4000,
         )[0]
 
@@ -222,9 +222,9 @@ class NormalEquations:
         """Jᵀ W (values − mean over the star)."""
         return np.asarray(self._transposed @ self.centred(values))
 
-    def solve(self, right: Floats) -> Floats:
-        """Unknowns for a right hand side."""
-        return self._solve(right)
+    def solve(self, right: Floats, *, tolerance: float = 1e-8) -> Floats:
+        """Unknowns for a right hand side; `tolerance` is relative, where it is iterated."""
+        return self._solve(right, tolerance)
 
 
 def _reduced(

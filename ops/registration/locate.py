@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import dask.array as da
@@ -19,7 +19,7 @@ from skyloom.ops.arrays import LOCATION
 from skyloom.ops.errors import NotYetKnown
 from skyloom.ops.grid import POINTED, RELATIVE
 from skyloom.ops.registration.anchor import Hint, anchor, first_place, header_error, hints_of, named, place_wcs
-from skyloom.ops.registration.bundle import Bundle, Scale, Sightings, join_edges, solve_bundle
+from skyloom.ops.registration.bundle import KNOWN, Bundle, Scale, Sightings, join_edges, solve_bundle
 from skyloom.ops.registration.bundle_problem import distortion_terms
 from skyloom.ops.registration.bundle_step import DEGREES
 from skyloom.ops.registration.fixed import acquitted, moved_frames, same_sky, stays, suspects
@@ -30,6 +30,7 @@ from skyloom.ops.registration.relink import relink
 from skyloom.ops.registration.sky.anchoring import Solver, anchor_island, sky_memory, year_of
 from skyloom.ops.registration.sky.search import forget_sky
 from skyloom.ops.registration.stars import BLENDED, NEAR_EDGE
+from skyloom.ops.registration.tied import Tie
 from skyloom.ops.registry import Cost, Param, register
 from skyloom.ops.threads import one_blas_thread
 
@@ -69,6 +70,12 @@ class Location:
     """−1 where stars connect a frame with no other; 0 = most frames."""
     off: Floats
     """Largest distance (px) of the header's WCS from the solution; inf where it has none."""
+    tie: Floats
+    """Error (px) of the place in the mosaic of a frame that stars place there; NaN for others."""
+    loops: int = 0
+    """Closed ways over overlaps, of the largest island."""
+    closure: float = float("nan")
+    """rms (px) of what its overlaps leave open."""
     notes: list[str] = field(default_factory=list)
     """What a person should know."""
 
@@ -118,8 +125,10 @@ def solve_locations(
         matches=np.zeros(count, np.int64),
         island=island,
         off=np.full(count, np.inf),
+        tie=np.full(count, np.nan),
     )
     solved: list[int] = []
+    ties: list[Tie | None] = []
 
     def lay(frames: list[int], at: list[Hint]) -> tuple[dict[int, Place], Bundle, Sightings]:
         mine = [e for e in edges if island[e.a] == island[frames[0]]] if len(frames) > 1 else []
@@ -170,6 +179,7 @@ def solve_locations(
                     )
             continue
         solved += frames
+        ties.append(bundle.tie)
         _say_residuals(out, frames, bundle, sightings)
         name = ""
         if agree == 0 and found is None:
@@ -177,7 +187,7 @@ def solve_locations(
             out.notes.append(
                 f"{_those(frames, names)}: no header has a WCS; its place on the sky is "
                 + ("that of the mount's pointing" if anchored else "unknown, the result's WCS is a relative one")
-                + f" (not solved: {why})"
+                + f" (not solved: {why}){_say_scale(places, bundle.tie)}"
             )
         for f in frames:
             bend = bundle.distortion.get(camera[f], np.zeros((2, len(DEGREES))))
@@ -185,13 +195,27 @@ def solve_locations(
             keep = trust == "verified" and out.off[f] <= tolerance
             out.wcs[f] = hints[f].wcs if keep else named(place_wcs(places[f], half[f], bend), name)
             out.origin[f] = "header" if keep else "stars"
+            if bundle.tie is not None and not keep:
+                out.tie[f] = bundle.tie.sigma.get(f, np.nan)
         if number > 0 and found is None:
             out.notes.append(
                 f"{len(frames)} frames ({names[frames[0]]}, …) share no stars with the largest group: they lie "
                 "where their headers say"
             )
     _without_stars(out, hints, lists, status, light, trust, min_matches)
+    if ties and ties[0] is not None:
+        out = replace(out, loops=ties[0].loops, closure=ties[0].closure)
     return out
+
+
+def _say_scale(places: Mapping[int, Place], tie: Tie | None) -> str:
+    """Where the scale of an island is from that no star catalogue gave."""
+    if tie is None or len(places) < 2 or not tie.scale > 0:
+        return ""
+    scale = 3600.0 * float(np.degrees(np.median([p.scale for p in places.values()])))
+    if tie.scale < KNOWN:
+        return f"; its scale by how panels fit on a sphere: {scale:.4g} arcsec/px ± {100 * tie.scale:.2g} %"
+    return f"; its scale is not known either, taken as {scale:.4g} arcsec/px"
 
 
 def _those(frames: list[int], names: list[str]) -> str:
@@ -478,6 +502,9 @@ def _task(
         "island": found.island,
         "residual": found.residual,
         "matches": found.matches,
+        "tie": found.tie,
+        "loops": np.array(found.loops, np.int64),
+        "closure": np.array(found.closure),
         "notes": np.array("; ".join(found.notes)[:1000], dtype="<U1000"),
     }
 
@@ -504,7 +531,7 @@ def locate_cost(session: xr.Dataset, measurement: xr.Dataset, **parameters: Any)
     )
 
 
-@register(version=2, cost=locate_cost)
+@register(version=3, cost=locate_cost)
 def locate(
     session: xr.Dataset,
     measurement: xr.Dataset,
@@ -541,7 +568,8 @@ def locate(
     -------
     xarray.Dataset
         Over `frame`, lazy, one task for all: `wcs`, `reason`, `origin` (header or stars), `off` (px, of the
-        header), `island`, `residual` (px), `matches`; `notes` ().
+        header), `island`, `residual` (px), `matches`, `tie` (px, error of a place in the mosaic that is
+        from stars); `loops`, `closure` (px, rms of what overlaps leave open), `notes` ().
     """
     names = ("wcs", "height", "width", "name", "camera", "telescope", "binning", "focal_length", "pixel_size")
     table = {n: session[n].values for n in (*names, "ra", "dec", "rotation", "date") if n in session}
@@ -564,6 +592,9 @@ def locate(
         "island": (np.int64, (n,), ("frame",)),
         "residual": (np.float64, (n,), ("frame",)),
         "matches": (np.int64, (n,), ("frame",)),
+        "tie": (np.float64, (n,), ("frame",)),
+        "loops": (np.int64, (), ()),
+        "closure": (np.float64, (), ()),
         "notes": ("<U1000", (), ()),
     }
     variables: dict[str, Any] = {}

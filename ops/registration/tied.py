@@ -19,7 +19,8 @@ DRAWS = 16
 """Solutions drawn: their scatter is known to 1/√(2 · draws · long waves), some eight parts in a hundred."""
 LEAST_SHARED = 8
 """Stars two frames share to close a loop."""
-_GRID = 3  # points a side of a frame
+_POINTS, _SHARES = np.polynomial.legendre.leggauss(3)
+"""Points along a side of a frame, −1 to 1, and their weights: exact for the mean square of a quadratic."""
 _COUNTED = 1e-3  # of its weight a sighting must have kept
 _PAIRS = 1e8  # pairs of sightings of one star that are looked at
 
@@ -66,14 +67,14 @@ def tie_of(problem: Problem, places: Mapping[int, Place], state: State, weight: 
     total = np.zeros(len(problem.frames))
     for _ in range(DRAWS):
         noise = rng.standard_normal(y.shape) / np.sqrt(weight)[:, None]
-        step = normal.solve(problem.prior.draw(rng) - normal.against(noise.ravel()))
+        step = normal.solve(problem.prior.draw(rng) - normal.against(noise.ravel()), tolerance=1e-4)
         square = state.square
         if curve is not None:
             more = curve.step(noise, step, 0.0, float(rng.standard_normal()))
             step = step - curve.along * more
             square = max(square + more, 0.05 * square)
         drawn = _positions(problem, places, problem.moved(state, step, square))
-        total += (np.abs(_similar(drawn, zero) - zero) ** 2).mean(axis=1)
+        total += (np.abs(_similar(drawn, zero) - zero) ** 2) @ np.outer(_SHARES, _SHARES).ravel() / 4.0
     sigma = np.sqrt(total / DRAWS)
     return Tie(
         dict(zip(problem.frames, sigma.tolist(), strict=True)),
@@ -117,8 +118,7 @@ def _positions(problem: Problem, places: Mapping[int, Place], state: State) -> N
     centre = np.mean([p.centre for p in every], axis=0)
     basis = tangent_basis(centre / np.linalg.norm(centre))
     scale = float(np.median([p.scale for p in every]))
-    unit = np.linspace(-1.0, 1.0, _GRID)
-    grid = np.stack(np.meshgrid(unit, unit), axis=-1).reshape(-1, 2)
+    grid = np.stack(np.meshgrid(_POINTS, _POINTS), axis=-1).reshape(-1, 2)
     out = np.empty((len(every), len(grid)), np.complex128)
     for i, place in enumerate(every):
         pixels = grid * place.middle

@@ -56,6 +56,20 @@ def test_registration_counts_used_frames_only() -> None:
     assert "no stars in common" in line
 
 
+def test_how_well_places_are_known_is_said_where_stars_gave_them() -> None:
+    location = xr.Dataset(
+        {"tie": ("frame", np.array([0.3, 0.4, np.nan])), "loops": ((), 7), "closure": ((), 0.0312)}
+    )
+    (line,) = lines(register=REGISTRATION, locate=location)
+    assert line.endswith(
+        "(worst 0.300), places good to 0.35 px across the mosaic (worst 0.4), "
+        "7 loops of overlaps close to 0.031 px"
+    )
+    alone = location.assign(tie=("frame", np.full(3, np.nan)), loops=((), 0))
+    (line,) = lines(register=REGISTRATION, locate=alone)
+    assert line.endswith("(worst 0.300)")
+
+
 def test_normalization_of_each_band() -> None:
     (line,) = lines(ingest=SESSION, normalize=normalization())
     assert line == (

@@ -185,3 +185,21 @@ def test_narrow_overlaps_are_looked_at_again_when_the_lens_is_known(panels: Call
     found = solve_locations(*tables(sky))
     assert (found.island == 0).all()
     assert sky.error(look(found)).max() < 0.5
+
+
+def test_a_wide_mosaic_without_a_scale_says_how_it_was_found_and_how_well_it_is_tied(
+    panels: Callable[..., Any],
+) -> None:
+    sky = panels(rows=5, columns=5, depth=2, overlap=0.12, bend=(6.0,), shape=(1800, 2400))
+    found = solve_locations(*tables(sky), solve="never")
+    away = sky.error(look(found))
+    assert away.max() < 0.5
+    assert "its scale by how panels fit on a sphere: " in found.notes[0]
+    scale = float(found.notes[0].split("sphere: ")[1].split()[0])
+    assert scale == pytest.approx(2.0, rel=0.1)
+    # Frames of the test are all alike, which the solution cannot know: it states what refraction would do.
+    assert 1 / 2.5 < np.sqrt((away**2).mean() / (found.tie**2).mean()) < 1.5
+    assert found.loops > 16
+    assert found.closure < 0.1
+    near = solve_locations(*tables(panels(rows=1, columns=1, depth=3)), solve="never")
+    assert "its scale is not known either, taken as 1 arcsec/px" in near.notes[0]
