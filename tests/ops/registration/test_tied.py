@@ -140,3 +140,12 @@ def test_one_strip_has_no_loop(panels: Callable[..., Any]) -> None:
     assert tie is not None
     assert tie.loops == 0
     assert np.isnan(tie.closure)
+
+
+def test_errors_that_were_thought_too_small_do_not_weaken_the_priors(panels: Callable[..., Any]) -> None:
+    sky = panels(rows=2, columns=3, bend=(6.0,))
+    right, small = solve(sky, sky.truth), solve(sky, sky.truth, thought=0.02)
+    for f, place in right.places.items():
+        away = place.look(sky.stars[f]) - small.places[f].look(sky.stars[f])
+        assert np.abs(away).max() / place.scale < 0.01
+    assert mean_square(small) == pytest.approx(mean_square(right), rel=0.02)
