@@ -184,10 +184,11 @@ def solve_locations(
         name = ""
         if agree == 0 and found is None:
             name = POINTED if anchored else RELATIVE
+            nominal = any(np.isfinite(hints[f].scale) for f in frames)
             out.notes.append(
                 f"{_those(frames, names)}: no header has a WCS; its place on the sky is "
                 + ("that of the mount's pointing" if anchored else "unknown, the result's WCS is a relative one")
-                + f" (not solved: {why}){_say_scale(places, bundle.tie)}"
+                + f" (not solved: {why}){_say_scale(places, bundle.tie, nominal)}"
             )
         for f in frames:
             bend = bundle.distortion.get(camera[f], np.zeros((2, len(DEGREES))))
@@ -208,13 +209,16 @@ def solve_locations(
     return out
 
 
-def _say_scale(places: Mapping[int, Place], tie: Tie | None) -> str:
+def _say_scale(places: Mapping[int, Place], tie: Tie | None, nominal: bool) -> str:
     """Where the scale of an island is from that no star catalogue gave."""
     if tie is None or len(places) < 2 or not tie.scale > 0:
         return ""
     scale = 3600.0 * float(np.degrees(np.median([p.scale for p in places.values()])))
     if tie.scale < KNOWN:
-        return f"; its scale by how panels fit on a sphere: {scale:.4g} arcsec/px ± {100 * tie.scale:.2g} %"
+        source = "the focal length and " if nominal else ""
+        return (
+            f"; its scale by {source}how panels fit on a sphere: {scale:.4g} arcsec/px ± {100 * tie.scale:.2g} %"
+        )
     return f"; its scale is not known either, taken as {scale:.4g} arcsec/px"
 
 

@@ -202,4 +202,9 @@ def test_a_wide_mosaic_without_a_scale_says_how_it_was_found_and_how_well_it_is_
     assert found.loops > 16
     assert found.closure < 0.1
     near = solve_locations(*tables(panels(rows=1, columns=1, depth=3)), solve="never")
+    session, stars, status = tables(panels(rows=1, columns=1, depth=3))
+    session["focal_length"] = ("frame", np.full(3, 500.0))
+    session["pixel_size"] = ("frame", np.full(3, 4.848))
+    told = solve_locations(session, stars, status, solve="never")
+    assert "its scale by the focal length and how panels fit on a sphere: 2 arcsec/px ± 2 %" in told.notes[0]
     assert "its scale is not known either, taken as 1 arcsec/px" in near.notes[0]
