@@ -529,7 +529,7 @@ def locate_cost(session: xr.Dataset, measurement: xr.Dataset, **parameters: Any)
     return Cost(
         work=np.array(n * 3e-2),
         read=np.array(table),
-        memory=np.array(2 * table + n * (SOLVE_STARS * 900.0 + _PATTERNS * 320.0) + pairs * 90.0 + 60e6)
+        memory=np.array(2 * table + n * (SOLVE_STARS * 1400.0 + _PATTERNS * 320.0) + pairs * 90.0 + 60e6)
         + sky_memory(str(parameters.get("solve", "auto"))),
         rate=1.0,
     )
