@@ -86,7 +86,7 @@ def test_mosaic_is_the_sky(
     assert result.outlier_fraction < 1e-4, text
     # Gradients are hundreds of adu; no seam is no proof, so the sky under the seams is compared too.
     assert result.seam_step < 2.5, text
-    run_workflow(workflow.with_parameters({"normalize.order": 0}), session, project=tmp_path)
+    run_workflow(workflow.with_parameters({"normalize.mode": "constants"}), session, project=tmp_path)
     constants = scored(scorer, Store(tmp_path).open("integrate"), session)
     assert result.sky_quadratic < constants.sky_quadratic / 4, text + "\n\nconstants:\n" + constants.to_text()
 
