@@ -22,11 +22,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _, after = run_demo(folder, seed=1, reporter=Silent())
-        plain = Workflow.load("raw").with_parameters(
-            {"normalize.mode": "none", "integrate.rejection": "none", "export.formats": ["png"]}
-        )
+        plain = Workflow.load("lrgb").with_parameters({"normalize.mode": "none", "integrate.rejection": "none"})
         run_workflow(plain, folder / "frames", project=folder / "plain")
-        before = folder / "plain" / "outputs" / "mosaic.png"
+        before = folder / "plain" / "outputs" / "picture.png"
         pictures = [Image.open(p) for p in (before, after)]
         width = 640
         small = [p.resize((width, round(p.height * width / p.width)), Image.Resampling.LANCZOS) for p in pictures]
