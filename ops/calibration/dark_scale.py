@@ -134,8 +134,12 @@ def robust_slope(x: Floats, y: Floats, variance: Floats) -> tuple[float, float]:
         slope = float((kept * x * y).sum()) / denominator
         if abs(slope - before) <= 1e-7 * abs(slope):
             break
-    # Half a Tukey weight is 0.93 of the information of least squares.
-    return slope, math.sqrt(float((kept**2 * x * x * rest * rest).sum())) / denominator
+    # Of an M estimate (Huber 1981, 6.3): the spread of its terms over their mean slope, not over their weight.
+    square = np.minimum((rest / (_TUKEY * max(width, 1e-12))) ** 2, 1.0)
+    steepness = float(((1.0 - square) * (1.0 - 5.0 * square) * (x * x - variance)).sum())
+    if not steepness > 0:
+        return slope, math.inf
+    return slope, math.sqrt(float((kept**2 * x * x * rest * rest).sum())) / steepness
 
 
 @lru_cache(maxsize=8)
