@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import gc
 import json
@@ -11,21 +10,16 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import xarray as xr
-from dask.local import get_sync
-from dask.optimization import cull
-from numpy.typing import NDArray
 
-from skyloom.ops.errors import CapacityError, ConfigError, DataError, SkyloomError, prefixed
-from skyloom.ops.registry import FILES, Lasting
+from skyloom.ops.errors import ConfigError, SkyloomError
+from skyloom.ops.registry import FILES
 from skyloom.workflows.evaluate import Step, is_session
 from skyloom.workflows.graph import Workflow
 from skyloom.workflows.journal import UnitRecord
@@ -36,70 +30,17 @@ from skyloom.workflows.progress import Advance, Reporter, Silent
 from skyloom.workflows.quality import link_problems, quality
 from skyloom.workflows.reuse import take_overs
 from skyloom.workflows.schedulers import Scheduler, default_workers, open_scheduler
-from skyloom.workflows.store import Layout, Store, UnitWriter, disk_errors
+from skyloom.workflows.store import Store, UnitWriter, disk_errors
+from skyloom.workflows.units import drive, unit_tasks
 from skyloom.workflows.unpack import frame_bytes, packed_frames, unpack, unpacked
 
 RECENT_SECONDS = 60.0
 """On resume, units journaled this long before the last one are read back: their pixels may not have reached
 the disk when the power went."""
 
-ATTEMPTS = 3
-"""Tries of a unit whose files or store gave an error of the system (not of the data)."""
-
 
 class Interrupted(SkyloomError):
     """The user asked to stop; what is done is in the store."""
-
-
-@dataclass(frozen=True)
-class UnitTask:
-    """One unit: its part of the dask graph and where its arrays go. Self-sufficient, travels to a worker."""
-
-    unit: tuple[int, ...]
-    graph: Mapping[Any, Any]
-    keys: tuple[Any, ...]
-    writer: UnitWriter
-    key: str = ""
-    """What the unit depends on."""
-    lasting: Lasting | None = None
-
-    def run(self) -> tuple[UnitRecord, ...]:
-        """Compute and write it."""
-        return (run_unit(self),)
-
-
-class Task(Protocol):
-    """What `drive` runs."""
-
-    @property
-    def unit(self) -> tuple[int, ...]:
-        """Named when the task fails."""
-
-    def run(self) -> tuple[UnitRecord, ...]:
-        """Do it; returns the units that are in the store now."""
-
-
-def run_task(task: Task) -> tuple[UnitRecord, ...]:
-    """Run a task where it has travelled to."""
-    return task.run()
-
-
-def run_unit(task: UnitTask) -> UnitRecord:
-    """Compute a unit with dask's synchronous scheduler and write it.
-
-    Parallelism comes from units: one thread a unit makes its memory what the plan says.
-    """
-    begin = time.time()
-    arrays = get_sync(dict(task.graph), list(task.keys))
-    names = [v.name for v in task.writer.layout.variables]
-    named = dict(zip(names, arrays, strict=True))
-    checksum = task.writer.write(task.unit, named)
-    key = task.key if task.lasting is None or task.lasting(named) else ""
-    del arrays, named
-    # Many units leave holes in the heap of each thread: without this a large canvas peaks higher than a small one.
-    release_memory()
-    end = time.time()
-    return UnitRecord(task.unit, checksum, round(end - begin, 4), round(end, 3), key)
 
 
 @dataclass(frozen=True)
@@ -458,118 +399,6 @@ def _verified(
         for u, r in records.items()
         if newest - r.finished > RECENT_SECONDS or writer.read_checksum(u) == r.checksum
     }
-
-
-def unit_tasks(
-    dataset: xr.Dataset,
-    layout: Layout,
-    units: Sequence[tuple[int, ...]],
-    writer: UnitWriter,
-    *,
-    keys: NDArray[np.str_] | None = None,
-    lasting: Lasting | None = None,
-) -> Iterator[UnitTask]:
-    """Cut a lazy Dataset's graph into the tasks of its units, one at a time.
-
-    Parameters
-    ----------
-    dataset, layout
-        The result and how it is cut.
-    units
-        Which.
-    writer
-        Where they go.
-    keys
-        What each unit depends on.
-    lasting
-        Whether a unit may be taken over by later results.
-    """
-    arrays = [dataset.variables[v.name].data for v in layout.variables]
-    graph: dict[Any, Any] = {}
-    for array in arrays:
-        graph.update(array.__dask_graph__())
-    for unit in units:
-        names = tuple(
-            (array.name, *(unit[p] if p >= 0 else 0 for p in variable.unit_axes))
-            for array, variable in zip(arrays, layout.variables, strict=True)
-        )
-        part, _ = cull(graph, list(names))
-        yield UnitTask(unit, part, names, writer, str(keys[unit]) if keys is not None else "", lasting)
-
-
-def drive(
-    scheduler: Scheduler,
-    tasks: Iterator[Task],
-    finished: Callable[[Sequence[UnitRecord]], None],
-    *,
-    window: int,
-    stop: threading.Event,
-    node: str,
-) -> None:
-    """Keep `window` tasks in flight until all are done, or until `stop` is set and those in flight are.
-
-    Raises
-    ------
-    SkyloomError
-        The first failure, after the tasks in flight are done and journaled.
-    """
-    flying: dict[Future[tuple[UnitRecord, ...]], tuple[Task, int]] = {}
-    failure: BaseException | None = None
-
-    def launch(task: Task, attempt: int) -> None:
-        flying[scheduler.executor.submit(run_task, task)] = (task, attempt)
-
-    more = True
-    while True:
-        while more and failure is None and not stop.is_set() and len(flying) < window:
-            task = next(tasks, None)
-            if task is None:
-                more = False
-            else:
-                launch(task, 1)
-        if not flying:
-            break
-        # A timeout lets the main thread see signals.
-        ready, _ = wait(flying, timeout=0.5, return_when=FIRST_COMPLETED)
-        for future in ready:
-            task, attempt = flying.pop(future)
-            problem = future.exception()
-            if problem is None:
-                try:
-                    finished(future.result())
-                except SkyloomError as trouble:
-                    failure = failure or trouble
-            elif _transient(problem) and attempt < ATTEMPTS and failure is None and not stop.is_set():
-                launch(task, attempt + 1)
-            else:
-                failure = failure or _named(problem, node, task.unit)
-    if failure is not None:
-        raise failure
-
-
-def _transient(problem: BaseException) -> bool:
-    """Whether another try may help: the system's trouble, not the data's and not a full disk's."""
-    return isinstance(problem, OSError) and problem.errno not in (
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.EACCES,
-        errno.EROFS,
-        errno.ENOENT,
-    )
-
-
-def _named(problem: BaseException, node: str, unit: tuple[int, ...]) -> BaseException:
-    """The problem with node and unit in front where it does not say so itself."""
-    where = f"node {node!r}" + (f", unit {unit}" if unit else "")
-    if isinstance(problem, MemoryError):
-        return CapacityError(f"{where}: out of memory; lower --workers or raise --memory")
-    if isinstance(problem, SkyloomError):
-        if str(problem).startswith("node "):
-            return problem
-        return prefixed(problem, where)
-    if isinstance(problem, OSError):
-        return DataError(f"{where}: {problem.strerror or problem} {problem.filename or ''}".rstrip())
-    return problem
 
 
 @contextmanager

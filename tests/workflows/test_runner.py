@@ -13,7 +13,7 @@ import pytest
 import zarr
 
 from skyloom.ops.errors import CapacityError, ConfigError, DataError
-from skyloom.workflows import runner
+from skyloom.workflows import runner, units
 from skyloom.workflows.evaluate import open_workflow
 from skyloom.workflows.graph import Workflow
 from skyloom.workflows.progress import Silent
@@ -144,7 +144,7 @@ def test_system_errors_are_tried_again_and_a_full_disk_is_not(
     toy["error"] = OSError(errno.EIO, "I/O error")
     with pytest.raises(DataError, match=r"node 'tiles', unit \(1, 1\): I/O error"):
         run_workflow(toy_workflow, numbers(4), project=tmp_path / "p", scheduler="synchronous")
-    assert toy["computed"].count((1, 1)) == runner.ATTEMPTS
+    assert toy["computed"].count((1, 1)) == units.ATTEMPTS
 
 
 def test_two_runs_in_one_project_are_refused(
