@@ -54,44 +54,53 @@ class Patterns:
 
 
 @njit(nogil=True, cache=True, fastmath=False)
+def quad_code(p, least, code):  # type: ignore[no-untyped-def]
+    """Write the code of four points `p` (4, 2); returns the pair that spans them, or −1, −1 if it is too short."""
+    # The pair furthest apart.
+    best, a, b = -1.0, 0, 1
+    for i in range(4):
+        for j in range(i + 1, 4):
+            dx, dy = p[i, 0] - p[j, 0], p[i, 1] - p[j, 1]
+            far = dx * dx + dy * dy
+            if far > best:
+                best, a, b = far, i, j
+    if best < least * least:
+        return -1, -1
+    c = d = -1
+    for i in range(4):
+        if i != a and i != b:
+            if c < 0:
+                c = i
+            else:
+                d = i
+    ux, uy = p[b, 0] - p[a, 0], p[b, 1] - p[a, 1]
+    cx, cy = p[c, 0] - p[a, 0], p[c, 1] - p[a, 1]
+    dx, dy = p[d, 0] - p[a, 0], p[d, 1] - p[a, 1]
+    # Coordinates with the pair as unit x axis: (c · conj(u)) / |u|².
+    c1, c2 = (cx * ux + cy * uy) / best, (cy * ux - cx * uy) / best
+    d1, d2 = (dx * ux + dy * uy) / best, (dy * ux - dx * uy) / best
+    swap = c1 + d1 > 1.0
+    if swap:
+        c1, c2, d1, d2 = 1.0 - c1, -c2, 1.0 - d1, -d2
+    if c1 > d1:
+        c1, c2, d1, d2 = d1, d2, c1, c2
+    code[0], code[1], code[2], code[3] = c1, c2, d1, d2
+    return (b, a) if swap else (a, b)
+
+
+@njit(nogil=True, cache=True, fastmath=False)
 def _codes(points, quads, least, code, ends):  # type: ignore[no-untyped-def]
     """Code and spanning stars of each quad; returns how many are fit for use (the others are skipped)."""
     used = 0
+    p = np.empty((4, 2))
     for q in range(len(quads)):
-        # The pair furthest apart.
-        best, a, b = -1.0, 0, 1
         for i in range(4):
-            for j in range(i + 1, 4):
-                dx = points[quads[q, i], 0] - points[quads[q, j], 0]
-                dy = points[quads[q, i], 1] - points[quads[q, j], 1]
-                d = dx * dx + dy * dy
-                if d > best:
-                    best, a, b = d, i, j
-        if best < least * least:
+            p[i, 0], p[i, 1] = points[quads[q, i], 0], points[quads[q, i], 1]
+        first, second = quad_code(p, least, code[used])
+        if first < 0:
             continue
-        c = d = -1
-        for i in range(4):
-            if i != a and i != b:
-                if c < 0:
-                    c = i
-                else:
-                    d = i
-        ax, ay = points[quads[q, a], 0], points[quads[q, a], 1]
-        ux, uy = points[quads[q, b], 0] - ax, points[quads[q, b], 1] - ay
-        cx, cy = points[quads[q, c], 0] - ax, points[quads[q, c], 1] - ay
-        dx, dy = points[quads[q, d], 0] - ax, points[quads[q, d], 1] - ay
-        # Coordinates with the pair as unit x axis: (c · conj(u)) / |u|².
-        c1, c2 = (cx * ux + cy * uy) / best, (cy * ux - cx * uy) / best
-        d1, d2 = (dx * ux + dy * uy) / best, (dy * ux - dx * uy) / best
-        swap = c1 + d1 > 1.0
-        if swap:
-            c1, c2, d1, d2 = 1.0 - c1, -c2, 1.0 - d1, -d2
-        if c1 > d1:
-            c1, c2, d1, d2 = d1, d2, c1, c2
-        code[used, 0], code[used, 1], code[used, 2], code[used, 3] = c1, c2, d1, d2
-        first, second = (b, a) if swap else (a, b)
-        ends[used, 0], ends[used, 1] = points[quads[q, first], 0], points[quads[q, first], 1]
-        ends[used, 2], ends[used, 3] = points[quads[q, second], 0], points[quads[q, second], 1]
+        ends[used, 0], ends[used, 1] = p[first, 0], p[first, 1]
+        ends[used, 2], ends[used, 3] = p[second, 0], p[second, 1]
         used += 1
     return used
 

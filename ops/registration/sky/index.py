@@ -11,6 +11,7 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from skyloom.ops.registration.quads import quad_code
 from skyloom.ops.registration.sky.catalogue import BrightStars
 
 Floats = NDArray[np.float64]
@@ -46,33 +47,10 @@ def sphere_codes(vectors, quads, least, code, ends):  # type: ignore[no-untyped-
             p[i, 0] = (ex * v[0] + ey * v[1]) / depth
             # North = mean × east.
             p[i, 1] = (-mz * ey * v[0] + mz * ex * v[1] + (mx * ey - my * ex) * v[2]) / depth
-        best, a, b = -1.0, 0, 1
-        for i in range(4):
-            for j in range(i + 1, 4):
-                d = (p[i, 0] - p[j, 0]) ** 2 + (p[i, 1] - p[j, 1]) ** 2
-                if d > best:
-                    best, a, b = d, i, j
-        if best < least * least:
+        first, second = quad_code(p, least, code[used])
+        if first < 0:
             continue
-        c = d_ = -1
-        for i in range(4):
-            if i != a and i != b:
-                if c < 0:
-                    c = i
-                else:
-                    d_ = i
-        ux, uy = p[b, 0] - p[a, 0], p[b, 1] - p[a, 1]
-        cx, cy = p[c, 0] - p[a, 0], p[c, 1] - p[a, 1]
-        dx, dy = p[d_, 0] - p[a, 0], p[d_, 1] - p[a, 1]
-        c1, c2 = (cx * ux + cy * uy) / best, (cy * ux - cx * uy) / best
-        d1, d2 = (dx * ux + dy * uy) / best, (dy * ux - dx * uy) / best
-        swap = c1 + d1 > 1.0
-        if swap:
-            c1, c2, d1, d2 = 1.0 - c1, -c2, 1.0 - d1, -d2
-        if c1 > d1:
-            c1, c2, d1, d2 = d1, d2, c1, c2
-        code[used, 0], code[used, 1], code[used, 2], code[used, 3] = c1, c2, d1, d2
-        ends[used, 0], ends[used, 1] = (quads[q, b], quads[q, a]) if swap else (quads[q, a], quads[q, b])
+        ends[used, 0], ends[used, 1] = quads[q, first], quads[q, second]
         used += 1
     return used
 
