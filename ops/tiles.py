@@ -14,6 +14,7 @@ from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from skyloom.ops.arrays import array_spec
+from skyloom.ops.blocks import Block, BlockLayer, Blocks, extended
 from skyloom.ops.errors import ConfigError
 from skyloom.ops.frames import open_source
 from skyloom.ops.grid import Grid
@@ -134,23 +135,21 @@ def by_tiles(
     needed = dependencies.arrays if dependencies is not None else []
     token = tokenize(name, grid, repr(work), [a.name for a in needed], [repr(a) for a in arguments])
     base = f"{name}-tile-{token}"
-    rows, columns = grid.tiles
-    tasks: dict[Any, Any] = {
-        (base, ty, tx): (_run, work, _Window(*grid.window(ty, tx)), *arguments)
-        for ty in range(rows)
-        for tx in range(columns)
-    }
-    shared = HighLevelGraph.from_collections(base, tasks, dependencies=needed)
+
+    def task(block: Block) -> tuple[Any, ...]:
+        return (_run, work, _Window(*grid.window(*block)), *arguments)
+
+    shared = HighLevelGraph.from_collections(base, BlockLayer(base, Blocks(grid.tiles), task), dependencies=needed)
     variables = {}
     for variable, output in outputs.items():
         key = f"{name}-{variable}-{token}"
-        before, after = (0,) * len(output.lead), (0,) * len(output.tail)
-        layer: dict[Any, Any] = {
-            (key, *before, ty, tx, *after): (_pick, (base, ty, tx), variable)
-            for ty in range(rows)
-            for tx in range(columns)
-        }
-        graph = HighLevelGraph({**shared.layers, key: layer}, {**shared.dependencies, key: {base}})
+        first = len(output.lead)
+
+        def pick(block: Block, variable: str = variable, first: int = first) -> tuple[Any, ...]:
+            return (_pick, (base, *block[first : first + 2]), variable)
+
+        blocks = Blocks((1,) * first + grid.tiles + (1,) * len(output.tail))
+        graph = extended(shared, BlockLayer(key, blocks, pick), needs=base)
         sizes = tuple(tuple(-(-n // output.cell) for n in axis) for axis in grid.chunks)
         chunks = (*((n,) for n in output.lead.values()), *sizes, *((n,) for n in output.tail.values()))
         array = da.Array(graph, key, chunks=chunks, dtype=output.dtype)

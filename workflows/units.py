@@ -16,6 +16,7 @@ from dask.local import get_sync
 from dask.optimization import cull
 from numpy.typing import NDArray
 
+from skyloom.ops.blocks import Tasks
 from skyloom.ops.errors import CapacityError, DataError, SkyloomError, prefixed
 from skyloom.ops.registry import Lasting
 from skyloom.workflows.journal import UnitRecord
@@ -103,9 +104,7 @@ def unit_tasks(
         Whether a unit may be taken over by later results.
     """
     arrays = [dataset.variables[v.name].data for v in layout.variables]
-    graph: dict[Any, Any] = {}
-    for array in arrays:
-        graph.update(array.__dask_graph__())
+    graph = Tasks([array.__dask_graph__() for array in arrays])
     for unit in units:
         names = tuple(
             (array.name, *(unit[p] if p >= 0 else 0 for p in variable.unit_axes))

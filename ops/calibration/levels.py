@@ -14,6 +14,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
+from skyloom.ops.blocks import Block, BlockLayer, Blocks, extended
 from skyloom.ops.calibration.dark_scale import DarkCurrent, dark_scale
 from skyloom.ops.calibration.flat_level import flat_level
 from skyloom.ops.calibration.masters import KINDS
@@ -262,16 +263,23 @@ def levels(
     count = session.sizes["frame"]
     token = tokenize("levels", [(i, repr(t)) for i, t in sorted(tasks.items())], count)
     base = f"levels-frame-{token}"
-    work: dict[Any, Any] = {(base, i): (_run, task) for i, task in tasks.items()}
+
+    def frame_task(block: Block) -> tuple[Any, ...]:
+        return (_run, tasks[block[0]])
+
+    looked_at = {(i,) for i in tasks}
+    work = HighLevelGraph({base: BlockLayer(base, looked_at, frame_task)}, {base: set()})
     variables: dict[str, Any] = {}
     for name, (dtype, shape, dims) in _VARIABLES.items():
         key = f"levels-{name}-{token}"
-        zeros = (0,) * len(shape)
-        layer: dict[Any, Any] = {
-            (key, i, *zeros): (_pick, (base, i) if i in tasks else None, name) for i in range(count)
-        }
-        graph = HighLevelGraph({base: work, key: layer}, {base: set(), key: {base}})
-        array = da.Array(graph, key, ((1,) * count, *((n,) for n in shape)), dtype=dtype)
+
+        def pick(block: Block, name: str = name) -> tuple[Any, ...]:
+            return (_pick, (base, block[0]) if block[:1] in looked_at else None, name)
+
+        layer = BlockLayer(key, Blocks((count, *(1 for _ in shape))), pick)
+        array = da.Array(
+            extended(work, layer, needs=base), key, ((1,) * count, *((n,) for n in shape)), dtype=dtype
+        )
         variables[name] = (("frame", *dims), array)
     return xr.Dataset(variables, coords={"frame": session["frame"].values})
 

@@ -11,6 +11,7 @@ import xarray as xr
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
+from skyloom.ops.blocks import Block, BlockLayer, Blocks, extended
 from skyloom.ops.calibration.members import Group, Member, sample_bytes
 from skyloom.ops.calibration.stacking import Clipping, NoiseModel, Stacked, stack_mean
 from skyloom.ops.errors import CapacityError, DataError
@@ -204,20 +205,25 @@ def masters_dataset(
         return xr.Dataset({**empty, **about})
     chunks = ((1,) * len(groups), tuple(min(STRIP, height - s) for s in range(0, height, STRIP)), (width,))
     base = f"{name}-strip-{token}"
-    blocks = [(m, s) for m, g in enumerate(groups) for s in range(strips_of(g.shape[0])) if g.members]
-    tasks: dict[Any, Any] = {(base, m, s): task(m, s, (chunks[1][s], width)) for m, s in blocks}
-    graph = HighLevelGraph.from_collections(base, tasks, dependencies=list(dependencies))
+    made = {(m, s) for m, g in enumerate(groups) for s in range(strips_of(g.shape[0])) if g.members}
+
+    def strip_task(block: Block) -> tuple[Any, ...]:
+        master, strip = block
+        return task(master, strip, (chunks[1][strip], width))
+
+    strips = BlockLayer(base, made, strip_task)
+    graph = HighLevelGraph.from_collections(base, strips, dependencies=list(dependencies))
     variables: dict[str, Any] = {}
     for variable, dtype in VARIABLES.items():
         key = f"{name}-{variable}-{token}"
-        layer: dict[Any, Any] = {
-            (key, m, s, 0): (_fill, rows, width, variable)
-            for m in range(len(groups))
-            for s, rows in enumerate(chunks[1])
-        }
-        layer |= {(key, m, s, 0): (_pick, (base, m, s), variable) for m, s in blocks}
-        whole = HighLevelGraph({**graph.layers, key: layer}, {**graph.dependencies, key: {base}})
-        variables[variable] = (dims, da.Array(whole, key, chunks=chunks, dtype=dtype))
+
+        def block_task(block: Block, variable: str = variable) -> tuple[Any, ...]:
+            if block[:2] in made:
+                return (_pick, (base, *block[:2]), variable)
+            return (_fill, chunks[1][block[1]], width, variable)
+
+        layer = BlockLayer(key, Blocks((len(groups), len(chunks[1]), 1)), block_task)
+        variables[variable] = (dims, da.Array(extended(graph, layer, needs=base), key, chunks=chunks, dtype=dtype))
     return xr.Dataset({**variables, **about})
 
 

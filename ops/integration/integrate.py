@@ -12,6 +12,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
+from skyloom.ops.blocks import Block, BlockLayer, Blocks, extended
 from skyloom.ops.errors import ConfigError
 from skyloom.ops.grid import Grid
 from skyloom.ops.integration.combine import Combination, Combined
@@ -256,26 +257,27 @@ def integrate(
     )  # fmt: skip
     solution_key = f"integrate-solution-{token}"
     tiles_name = f"integrate-tile-{token}"
-    tiles: dict[Any, Any] = {solution_key: solution_task}
-    specs = [frame_spec(session, i) for i in range(session.sizes["frame"])]
-    for (band, ty, tx), found in pieces.items():
-        spec = TileSpec(grid, (ty, tx), tuple(specs[p.frame] for p in found), options)
-        tiles[tiles_name, band, ty, tx] = (integrate_tile, spec, solution_key)
-    base = HighLevelGraph.from_collections(tiles_name, tiles, dependencies=dependencies)
+
+    def tile_task(block: Block) -> tuple[Any, ...]:
+        frames = tuple(frame_spec(session, p.frame) for p in pieces[block[0], block[1], block[2]])
+        return (integrate_tile, TileSpec(grid, (block[1], block[2]), frames, options), solution_key)
+
+    solution = HighLevelGraph.from_collections(
+        solution_key, {solution_key: solution_task}, dependencies=dependencies
+    )  # fmt: skip
+    base = extended(solution, BlockLayer(tiles_name, pieces, tile_task), needs=solution_key)
     chunks = ((1,) * len(bands), *grid.chunks)
     variables = {}
     for name, dtype in _DTYPES.items():
         layer_name = f"integrate-{name}-{token}"
-        layer: dict[Any, Any] = {}
-        for band in range(len(bands)):
-            for ty, rows in enumerate(chunks[1]):
-                for tx, columns in enumerate(chunks[2]):
-                    if (band, ty, tx) in pieces:
-                        layer[layer_name, band, ty, tx] = (_pick, (tiles_name, band, ty, tx), name)
-                    else:
-                        layer[layer_name, band, ty, tx] = (_fill, rows, columns, name)
-        graph = HighLevelGraph({**base.layers, layer_name: layer}, {**base.dependencies, layer_name: {tiles_name}})
-        array = da.Array(graph, layer_name, chunks=chunks, dtype=dtype)
+
+        def block_task(block: Block, name: str = name) -> tuple[Any, ...]:
+            if block in pieces:
+                return (_pick, (tiles_name, *block), name)
+            return (_fill, chunks[1][block[1]], chunks[2][block[2]], name)
+
+        layer = BlockLayer(layer_name, Blocks((len(bands), *grid.tiles)), block_task)
+        array = da.Array(extended(base, layer, needs=tiles_name), layer_name, chunks=chunks, dtype=dtype)
         variables[name] = (("band", "y", "x"), array)
     units = {str(u) for u in session["units"].values} - {""}
     attrs = {

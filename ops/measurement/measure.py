@@ -15,6 +15,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
+from skyloom.ops.blocks import Block, BlockLayer, Blocks, extended
 from skyloom.ops.errors import DataError
 from skyloom.ops.frames import open_source
 from skyloom.ops.measurement.cells import cell_statistics, pixel_noise
@@ -270,16 +271,13 @@ def measure(
     }
     token = tokenize("measure", specs, heights, widths, gains, saturations, common)
     base = f"measure-{token}"
-    tasks: dict[Any, Any] = {
-        (base, i): (
-            _measure_padded,
-            specs[i],
-            (int(heights[i]), int(widths[i])),
-            padded,
-            {**common, "gain": float(gains[i]), "saturation": float(saturations[i])},
-        )
-        for i in range(count)
-    }
+
+    def task(block: Block) -> tuple[Any, ...]:
+        (i,) = block
+        parameters = {**common, "gain": float(gains[i]), "saturation": float(saturations[i])}
+        return (_measure_padded, specs[i], (int(heights[i]), int(widths[i])), padded, parameters)
+
+    measured = HighLevelGraph({base: BlockLayer(base, Blocks((count,)), task)}, {base: set()})
     shapes = {
         "stars": ((max_stars, len(STAR_QUANTITIES)), np.float64, ("star", "star_quantity")),
         "cells": ((*padded, len(CELL_QUANTITIES)), np.float32, ("cell_y", "cell_x", "cell_quantity")),
@@ -288,10 +286,15 @@ def measure(
     variables = {}
     for index, (name, (shape, dtype, dims)) in enumerate(shapes.items()):
         key = f"measure-{name}-{token}"
-        zeros = (0,) * len(shape)
-        picks: dict[Any, Any] = {(key, i, *zeros): (_pick, (base, i), index) for i in range(count)}
-        graph = HighLevelGraph({base: tasks, key: picks}, {base: set(), key: {base}})
-        array = da.Array(graph, key, ((1,) * count, *((n,) for n in shape)), dtype=dtype)
+        ones = (1,) * len(shape)
+
+        def pick(block: Block, index: int = index) -> tuple[Any, ...]:
+            return (_pick, (base, block[0]), index)
+
+        picks = BlockLayer(key, Blocks((count, *ones)), pick)
+        array = da.Array(
+            extended(measured, picks, needs=base), key, ((1,) * count, *((n,) for n in shape)), dtype=dtype
+        )
         variables[name] = (("frame", *dims), array)
     return xr.Dataset(
         variables,
