@@ -11,8 +11,9 @@ from scipy.special import erf
 from skyloom.ops import surface
 from skyloom.ops.grid import Grid, parse_wcs, pixel_to_sky, sky_to_pixel, wcs_header
 from skyloom.ops.integration.coordinates import CanvasNodes, CoordinateGrid, central_jacobian, coordinate_grid
+from skyloom.ops.integration.interpolation import VALID_TAPS
 from skyloom.ops.integration.kernels import REACH, chosen, kernel_noise_factor, lanczos, lanczos_taps, taps
-from skyloom.ops.integration.resample import VALID_TAPS, resample
+from skyloom.ops.integration.resample import resample
 from skyloom.ops.integration.taper import taper_weight
 
 
