@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
+from numba import njit
 from numpy.typing import NDArray
 
 from skyloom.ops.grid import Grid, parse_wcs, pixel_to_sky, sky_to_pixel
@@ -51,18 +52,65 @@ def touches(polygon: NDArray[np.float64], rows: slice, columns: slice, *, margin
         return False
     left, right = columns.start - 0.5 - margin, columns.stop - 0.5 + margin
     low, high = rows.start - 0.5 - margin, rows.stop - 0.5 + margin
+    return bool(_meets(polygon, left, right, low, high))
+
+
+@njit(nogil=True, cache=True)
+def _meets(polygon, left, right, low, high):  # type: ignore[no-untyped-def]
+    """Separating-axis test of a convex outline and a rectangle."""
     x, y = polygon[:, 0], polygon[:, 1]
     if x.max() < left or x.min() > right or y.max() < low or y.min() > high:
         return False
-    corners = np.array([[left, low], [right, low], [right, high], [left, high]])
-    edges = np.roll(polygon, -1, axis=0) - polygon
-    normals = np.stack([edges[:, 1], -edges[:, 0]], axis=-1)
-    inside = np.einsum("ij,ij->i", normals, polygon)
     # One orientation or the other: a mirrored frame runs clockwise.
-    centre = polygon.mean(axis=0)
-    sign = np.sign(np.median(inside - normals @ centre)) or 1.0
-    reach = (normals @ corners.T) * sign
-    return bool(np.all(reach.min(axis=1) <= inside * sign + 1e-9))
+    twice = 0.0
+    for i in range(len(x)):
+        j = (i + 1) % len(x)
+        twice += x[i] * y[j] - x[j] * y[i]
+    sign = 1.0 if twice >= 0.0 else -1.0
+    for i in range(len(x)):
+        j = (i + 1) % len(x)
+        nx, ny = sign * (y[j] - y[i]), -sign * (x[j] - x[i])
+        # The corner furthest inwards of this edge.
+        near = nx * (left if nx > 0 else right) + ny * (low if ny > 0 else high)
+        if near > nx * x[i] + ny * y[i] + 1e-9:
+            return False
+    return True
+
+
+@njit(nogil=True, cache=True)
+def clip(polygon, left, right, low, high):  # type: ignore[no-untyped-def]
+    """Part of a polygon inside a rectangle (Sutherland & Hodgman 1974).
+
+    Parameters
+    ----------
+    polygon
+        Shape (points, 2), x and y.
+    left, right, low, high
+        Sides of the rectangle.
+
+    Returns
+    -------
+    ndarray
+        Shape (points, 2), empty where they do not meet.
+    """
+    points = polygon.copy()
+    for side in range(4):
+        axis = side // 2
+        bound = (left, right, low, high)[side]
+        sign = 1.0 - 2.0 * (side % 2)
+        kept = np.empty((2 * len(points) + 1, 2))
+        count = 0
+        for i in range(len(points)):
+            a, b = points[i - 1], points[i]
+            inside_a, inside_b = sign * (a[axis] - bound) >= 0, sign * (b[axis] - bound) >= 0
+            if inside_a != inside_b:
+                kept[count] = a + (b - a) * ((bound - a[axis]) / (b[axis] - a[axis]))
+                count += 1
+            if inside_b:
+                kept[count] = b
+                count += 1
+        points = kept[:count]
+    return points
 
 
 def tiles_touched(

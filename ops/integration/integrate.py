@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import dask.array as da
@@ -128,7 +128,7 @@ def _keys(
     return keys
 
 
-def _reaching(pieces: Mapping[tuple[int, int, int], list[Piece]]) -> NDArray[np.int64]:
+def _reaching(pieces: Mapping[tuple[int, int, int], Sequence[Piece]]) -> NDArray[np.int64]:
     """Frames that may reach the canvas."""
     return np.unique([p.frame for found in pieces.values() for p in found]).astype(np.int64)
 
@@ -288,7 +288,7 @@ def integrate(
     return xr.Dataset(variables, coords={"band": np.asarray(bands, dtype=str)}, attrs=attrs)
 
 
-def _noise_factor(pieces: Mapping[tuple[int, int, int], list[Piece]], resampling: str) -> float:
+def _noise_factor(pieces: Mapping[tuple[int, int, int], Sequence[Piece]], resampling: str) -> float:
     """Mean over the frames of what the kernel makes of noise, every frame counting by its area."""
     total = area = 0.0
     for piece in (p for found in pieces.values() for p in found if p.area > 0):

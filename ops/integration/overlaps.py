@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from skyloom.ops.errors import CapacityError
-from skyloom.ops.footprints import EDGE_POINTS, footprint, tiles_touched
+from skyloom.ops.footprints import EDGE_POINTS, clip, footprint, tiles_touched
 from skyloom.ops.grid import Grid
 from skyloom.ops.integration.combine import working_bytes
 from skyloom.ops.integration.coordinates import NODE_STEP
@@ -67,25 +70,33 @@ def frame_spec(session: xr.Dataset, index: int) -> FrameSpec:
 
 def index_frames(
     session: xr.Dataset, registration: xr.Dataset, grid: Grid, resampling: str
-) -> tuple[list[str], dict[tuple[int, int, int], list[Piece]]]:
+) -> tuple[list[str], Mapping[tuple[int, int, int], Sequence[Piece]]]:
     """Bands, and the frames that may reach each (band, ty, tx), from headers alone."""
     kinds = session["kind"].values
     wanted = registration["in_canvas"].values.astype(bool) & ~np.isin(kinds, CALIBRATION_KINDS)
     wanted &= session["wcs"].values != ""
-    names = session["band"].values
-    bands = sorted({str(b) for b in names[wanted]})
+    columns = [session[v].values[wanted].tolist() for v in ("wcs", "height", "width", "band")]
+    frames = tuple(zip(np.flatnonzero(wanted).tolist(), *columns, strict=True))
+    return _indexed(frames, grid, resampling)
+
+
+@lru_cache(maxsize=2)
+def _indexed(
+    frames: tuple[tuple[int, str, int, int, str], ...], grid: Grid, resampling: str
+) -> tuple[list[str], Mapping[tuple[int, int, int], Sequence[Piece]]]:
+    """The index of frames (number, WCS, rows, columns, band): costs, keys and graph of a plan all ask for it."""
+    bands = sorted({band for *_, band in frames})
     found: dict[tuple[int, int, int], list[Piece]] = {}
-    for index in np.flatnonzero(wanted):
-        spec = frame_spec(session, int(index))
-        polygon = footprint(spec.wcs, spec.shape, grid)
+    for index, wcs, height, width, band in frames:
+        polygon = footprint(wcs, (height, width), grid)
         if not np.isfinite(polygon).all():
             continue
-        to_canvas, margin = _frame_axes(polygon, spec.shape)
+        to_canvas, margin = _frame_axes(polygon, (height, width))
+        to_frame = np.linalg.inv(to_canvas).astype(np.float64)
         for (ty, tx), (rows, columns) in tiles_touched(polygon, grid, margin=margin):
-            key = (bands.index(str(names[index])), ty, tx)
-            piece = _piece(int(index), polygon, to_canvas, spec.shape, rows, columns, resampling)
-            found.setdefault(key, []).append(piece)
-    return bands, dict(sorted(found.items()))
+            piece = _piece(index, polygon, to_frame, (height, width), rows, columns, resampling)
+            found.setdefault((bands.index(band), ty, tx), []).append(piece)
+    return bands, MappingProxyType(dict(sorted(found.items())))
 
 
 def _frame_axes(polygon: NDArray[np.float64], shape: tuple[int, int]) -> tuple[NDArray[np.float64], float]:
@@ -98,44 +109,21 @@ def _frame_axes(polygon: NDArray[np.float64], shape: tuple[int, int]) -> tuple[N
 
 
 def _piece(
-    index: int, polygon: NDArray[np.float64], to_canvas: NDArray[np.float64], shape: tuple[int, int],
+    index: int, polygon: NDArray[np.float64], to_frame: NDArray[np.float64], shape: tuple[int, int],
     rows: slice, columns: slice, resampling: str,
 ) -> Piece:  # fmt: skip
-    clipped = _clip(polygon, rows, columns)
+    clipped = clip(polygon, columns.start - 0.5, columns.stop - 0.5, rows.start - 0.5, rows.stop - 0.5)
     if len(clipped) < 3:
         return Piece(index, 0.0, 0.0)
     x, y = clipped.T
-    area = 0.5 * abs(float(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))))
+    area = 0.5 * abs(float(np.dot(x[1:], y[:-1]) - np.dot(x[:-1], y[1:]) + x[0] * y[-1] - x[-1] * y[0]))
     # The window holds whole cells of the coordinate grid and the kernel's reach.
-    in_frame, pixel = clipped @ np.linalg.inv(to_canvas).T, np.abs(np.linalg.inv(to_canvas)).sum(axis=1)
-    jacobian = 1.0 / abs(float(np.linalg.det(to_canvas)))
+    in_frame, pixel = clipped @ to_frame.T, np.abs(to_frame).sum(axis=1)
+    jacobian = abs(float(to_frame[0, 0] * to_frame[1, 1] - to_frame[0, 1] * to_frame[1, 0]))
     kernel = chosen(resampling, jacobian)
     reach = 0.5 * float(pixel.max()) + 1.0 if kernel == "area" else float(REACH[kernel])
-    extent = np.ptp(in_frame, axis=0) + NODE_STEP * pixel + 2.0 * reach
-    return Piece(index, area, float(np.prod(np.minimum(extent, shape[::-1]))), jacobian)
-
-
-def _clip(polygon: NDArray[np.float64], rows: slice, columns: slice) -> NDArray[np.float64]:
-    """Part of a polygon inside a window (Sutherland-Hodgman)."""
-    sides = (
-        (0, columns.start - 0.5, 1),
-        (0, columns.stop - 0.5, -1),
-        (1, rows.start - 0.5, 1),
-        (1, rows.stop - 0.5, -1),
-    )
-    points = polygon
-    for axis, bound, sign in sides:
-        kept = []
-        for a, b in zip(np.roll(points, 1, axis=0), points, strict=True):
-            inside_a, inside_b = sign * (a[axis] - bound) >= 0, sign * (b[axis] - bound) >= 0
-            if inside_a != inside_b:
-                kept.append(a + (b - a) * ((bound - a[axis]) / (b[axis] - a[axis])))
-            if inside_b:
-                kept.append(b)
-        if not kept:
-            return np.empty((0, 2))
-        points = np.asarray(kept)
-    return points
+    extent = in_frame.max(axis=0) - in_frame.min(axis=0) + NODE_STEP * pixel + 2.0 * reach
+    return Piece(index, area, float(min(extent[0], shape[1]) * min(extent[1], shape[0])), jacobian)
 
 
 def _strip_bytes(depth: int, rows: int, columns: int, rejection: Rejection, combination: str) -> float:
@@ -147,7 +135,7 @@ def _strip_bytes(depth: int, rows: int, columns: int, rejection: Rejection, comb
 
 
 def strip_rows(
-    grid: Grid, index: tuple[int, ...], pieces: list[Piece], task_memory: float, source_bytes: float,
+    grid: Grid, index: tuple[int, ...], pieces: Sequence[Piece], task_memory: float, source_bytes: float,
     rejection: Rejection, combination: str,
 ) -> tuple[int, float]:  # fmt: skip
     """Rows to compute at a time, and the task's peak of memory (bytes).
