@@ -16,7 +16,9 @@ import xarray as xr
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from skyloom.ops.arrays import array_spec
 from skyloom.ops.errors import ConfigError
+from skyloom.ops.frames import open_source
 from skyloom.ops.pyramid import block_mean
 
 STRIP = 256
@@ -31,11 +33,15 @@ class Picture:
 
     image: xr.DataArray
     linear: bool
+    sources: tuple[str, ...]
+    """Of each channel (`skyloom.ops.arrays`)."""
 
     @classmethod
     def of(cls, dataset: xr.Dataset, variable: str = "image") -> Picture:
         """Picture of a node's result."""
-        return cls(dataset[variable].transpose("channel", "y", "x"), bool(dataset.attrs.get("linear", True)))
+        image = dataset[variable].transpose("channel", "y", "x")
+        sources = tuple(array_spec(dataset, variable, channel=i) for i in range(image.sizes["channel"]))
+        return cls(image, bool(dataset.attrs.get("linear", True)), sources)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -46,10 +52,11 @@ class Picture:
     def strips(self, *, top_first: bool = False, rows: int = STRIP) -> Iterator[NDArray[Any]]:
         """Pixels of strips of full width, shape (channels, rows, columns)."""
         starts = range(0, self.shape[1], rows)
+        opened = [open_source(s) for s in self.sources]
         for start in reversed(starts) if top_first else starts:
-            block = self.image[:, start : start + rows].data
-            pixels = block.compute(scheduler="threads") if hasattr(block, "compute") else block
-            yield np.asarray(pixels)[:, ::-1] if top_first else np.asarray(pixels)
+            window = slice(start, min(start + rows, self.shape[1])), slice(0, self.shape[2])
+            pixels = np.stack([source.read(*window) for source in opened])
+            yield pixels[:, ::-1] if top_first else pixels
 
     def shown(self, depth: Depth, *, factor: int = 1) -> Iterator[NDArray[Any]]:
         """Rows of integers from the top, shape (rows, columns, channels): 1 … 2^depth - 1, 0 = no data."""
@@ -191,9 +198,10 @@ def write_colour_fits(dataset: xr.Dataset, path: Path, header: fits.Header, *, v
             file.write(cards.tostring().encode("ascii", "replace"))
             size = 0
             for channel in range(channels):
-                plane = Picture(picture.image[channel : channel + 1], picture.linear)
+                part = slice(channel, channel + 1)
+                plane = Picture(picture.image[part], picture.linear, picture.sources[part])
                 for pixels in plane.strips():
-                    size += file.write(np.ascontiguousarray(pixels[0], dtype=">f4").tobytes())
+                    size += file.write(np.ascontiguousarray(pixels[0], dtype=">f4").view(np.uint8).data)
             file.write(b"\0" * (-size % _FITS_BLOCK))
 
 
