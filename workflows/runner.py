@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dask import config
 
 from skyloom.ops.errors import ConfigError, SkyloomError
 from skyloom.ops.registry import FILES
@@ -488,11 +489,12 @@ def run_workflow(
     count = workers or default_workers()
     if scheduler == "synchronous":
         count = 1
-    plan = make_plan(workflow, paths, project=project, memory=memory, workers=count)
-    plan.check()
-    # Of its lazy results only the tables of files are used again; the graphs of the others would stay.
-    plan = replace(plan, steps={n: s for n, s in plan.steps.items() if FILES in s.node.inputs.values()})
-    with open_scheduler(scheduler, workers=count) as opened:
+    # Small arrays are read here, one by one; asking which scheduler to use would import `distributed`.
+    with config.set(scheduler="synchronous"), open_scheduler(scheduler, workers=count) as opened:
+        plan = make_plan(workflow, paths, project=project, memory=memory, workers=count)
+        plan.check()
+        # Of its lazy results only the tables of files are used again; the others would stay.
+        plan = replace(plan, steps={n: s for n, s in plan.steps.items() if FILES in s.node.inputs.values()})
         store.create()
         run = Run(plan, store, paths, opened, reporter)
         with _lock(store.project), _interruptible(run.stop, reporter):

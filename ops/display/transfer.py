@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import PchipInterpolator
 
 from skyloom.ops.errors import ConfigError
 
@@ -117,6 +116,8 @@ def curve_transfer(x: Floats, points: Sequence[Sequence[float]]) -> Floats:
         If the points are no rising pairs between 0 and 1.
     """
     knots = check_curve(points)
+    from scipy.interpolate import PchipInterpolator  # a quarter of a second that only curves need
+
     return np.asarray(PchipInterpolator([k[0] for k in knots], [k[1] for k in knots])(x))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 from skyloom.ops.registration.quads import Meeting
 
@@ -123,7 +123,7 @@ def _unlikely(
     near = int((np.hypot(*(predicted[ia] - stars_b[ib]).T) <= radius).sum())
     area = max(float(np.prod(np.ptp(stars_b, axis=0))), 1.0)
     chance = min(len(stars_b) * np.pi * radius**2 / area, 1.0)
-    return near >= _COMMON * among and float(binom.sf(near - _FREE - 1, among, chance)) < _CHANCE
+    return near >= _COMMON * among and float(bdtrc(near - _FREE - 1, among, chance)) < _CHANCE
 
 
 def _inside(points: Floats, others: Floats) -> NDArray[np.bool_]:
