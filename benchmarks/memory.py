@@ -2,11 +2,13 @@
 
     python benchmarks/memory.py [--size 1024] [--memory 1.5GiB] [--once] [--keep FOLDER]
 
-Panels of 4 frames, 4 × 4, 8 × 8 and 16 × 16 of them: from 4 × 4 on there are tiles inside, as deep as tiles get.
-What grows with the canvas is the table of frames and the solves over it (about 0.1 MiB a frame).
+Panels of 4 frames, 4 × 4, 8 × 8 and 16 × 16 of them. They lie an eighth of their side over each other and a tile
+is as wide as from panel to panel, so that every tile inside has the same frames over it, on every canvas: with other
+tiles some lie over the corner of four panels and some do not, and a small canvas has one of the deepest where a large
+one has many. What grows with the canvas is the table of frames and the solves over it (about 0.1 MiB a frame).
 
-A process peaks when two tasks peak together, which is chance: the highest of 196 tiles lies above the highest of
-16 whatever the canvas. So the small canvases are run until as many tiles were worked, and the highest peak counts;
+A process peaks when two tasks peak together, which is chance: the highest of 289 tiles lies above the highest of
+25 whatever the canvas. So the small canvases are run until as many tiles were worked, and the highest peak counts;
 all are printed. `--once`: each canvas is run one time.
 """
 
@@ -23,7 +25,7 @@ from pathlib import Path
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--size", type=int, default=1024, help="of a frame, a multiple of 256")
     parser.add_argument("--memory", default="1.5GiB")
     parser.add_argument("--once", action="store_true")
     parser.add_argument("--keep", type=Path)
@@ -35,8 +37,16 @@ def main() -> None:
         frames, project = folder / f"frames{side}", folder / f"project{side}"
         if not (frames / "truth.json").exists():
             command = [skyloom, "simulate", str(frames), "--panels", f"{side}x{side}", "--frames", "4"]
-            subprocess.run([*command, "--size", str(options.size)], check=True, stdout=subprocess.DEVNULL)
-        job = ["mosaic", str(frames), "--memory", options.memory]
+            command += ["--size", str(options.size), "--overlap", "0.125"]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        job = [
+            "mosaic",
+            str(frames),
+            "--memory",
+            options.memory,
+            "--set",
+            f"integrate.tile={options.size * 7 // 8}",
+        ]
         plan = json.loads(
             subprocess.run([skyloom, "plan", *job, "--json"], check=True, capture_output=True).stdout
         )
