@@ -7,12 +7,13 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import xarray as xr
+from astropy.io.fits import Header
 from numpy.typing import NDArray
 
 from skyloom.ops.errors import DataError
@@ -33,7 +34,11 @@ __all__ = ["describe", "frame_pixels", "ingest", "open_session"]
 
 READERS = 8
 """Threads that read headers: on a disk or a network the waiting overlaps."""
+AHEAD = 16 * READERS
+"""Files whose headers are held at a time: 40 KiB each, and what small objects leave behind stays with the process."""
 TAKEN = ("light", "unknown")
+
+_NO_HEADER = Header()
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class _Frame:
     path: Path
     name: str
     file: FrameFile
+    """Without its headers: what they say is in `facts` and `wcs`."""
     facts: dict[str, Fact]
     wcs: str
     notes: tuple[str, ...]
@@ -107,13 +113,14 @@ def ingest(
     names = short_names(paths)
     found: list[_Frame] = []
     with ThreadPoolExecutor(READERS) as pool:
-        examined = pool.map(_try_examine, paths)
-        # The WCS is made in this one thread: it holds the interpreter lock, and filters of warnings are global.
-        for path, outcome in zip(paths, examined, strict=True):
-            if isinstance(outcome, UnusableFile):
-                left_out.append((names[path], outcome.reason))
-            else:
-                found += [_frame(path, names[path], file, templates, rules) for file in outcome]
+        for start in range(0, len(paths), AHEAD):
+            some = paths[start : start + AHEAD]
+            # The WCS is made in this one thread: it holds the interpreter lock, and filters of warnings are global.
+            for path, outcome in zip(some, pool.map(_try_examine, some), strict=True):
+                if isinstance(outcome, UnusableFile):
+                    left_out.append((names[path], outcome.reason))
+                else:
+                    found += [_frame(path, names[path], file, templates, rules) for file in outcome]
     frames = []
     for frame in _unique(sorted(found, key=lambda f: (f.name, str(f.path))), left_out):
         reason = _unwanted(frame, bands, take)
@@ -156,9 +163,9 @@ def _frame(path: Path, name: str, file: FrameFile, templates: list[Template], ru
     wcs, notes = celestial_wcs(file.wcs_header, file.source.shape, file.tables)
     if min(file.source.shape) < 16:
         notes.append(f"only {file.source.shape[1]} x {file.source.shape[0]} pixels")
-    return _Frame(
-        path, f"{name} [{file.part}]" if file.part else name, file, facts, wcs, (*file.notes, *odd, *notes)
-    )
+    name = f"{name} [{file.part}]" if file.part else name
+    bare = replace(file, header=_NO_HEADER, wcs_header=_NO_HEADER, tables=None)
+    return _Frame(path, name, bare, facts, wcs, (*file.notes, *odd, *notes))
 
 
 def _unique(frames: Sequence[_Frame], left_out: list[tuple[str, str]]) -> Iterator[_Frame]:
