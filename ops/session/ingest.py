@@ -35,7 +35,7 @@ __all__ = ["describe", "frame_pixels", "ingest", "open_session"]
 READERS = 8
 """Threads that read headers: on a disk or a network the waiting overlaps."""
 AHEAD = 16 * READERS
-"""Files whose headers are held at a time: 40 KiB each, and what small objects leave behind stays with the process."""
+"""Files whose headers are held at a time: 40 KiB each, part of which the allocator would keep."""
 TAKEN = ("light", "unknown")
 
 _NO_HEADER = Header()
@@ -115,7 +115,7 @@ def ingest(
     with ThreadPoolExecutor(READERS) as pool:
         for start in range(0, len(paths), AHEAD):
             some = paths[start : start + AHEAD]
-            # The WCS is made in this one thread: it holds the interpreter lock, and filters of warnings are global.
+            # WCS are made in this one thread: they hold the interpreter lock, filters of warnings are global.
             for path, outcome in zip(some, pool.map(_try_examine, some), strict=True):
                 if isinstance(outcome, UnusableFile):
                     left_out.append((names[path], outcome.reason))
