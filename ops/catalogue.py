@@ -1,5 +1,6 @@
 """Every module of skyloom that registers an op; loaded through the entry point a user's ops use too."""
 
+from skyloom.ops.background import coverage, edges
 from skyloom.ops.calibration import calibrate, debayer, defects, flats, levels, link, masters
 from skyloom.ops.colour import (
     adjustment,
@@ -24,8 +25,10 @@ __all__ = [
     "approve",
     "calibrate",
     "channels",
+    "coverage",
     "debayer",
     "defects",
+    "edges",
     "flats",
     "ingest",
     "integrate",

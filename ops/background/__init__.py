@@ -1,0 +1,1 @@
+"""Where a mosaic ends, and the slow light over it."""
