@@ -1,6 +1,6 @@
 """Every module of skyloom that registers an op; loaded through the entry point a user's ops use too."""
 
-from skyloom.ops.background import coverage, edges
+from skyloom.ops.background import coverage, edges, gradient, gradient_model
 from skyloom.ops.calibration import calibrate, debayer, defects, flats, levels, link, masters
 from skyloom.ops.colour import (
     adjustment,
@@ -30,6 +30,8 @@ __all__ = [
     "defects",
     "edges",
     "flats",
+    "gradient",
+    "gradient_model",
     "ingest",
     "integrate",
     "levels",

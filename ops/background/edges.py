@@ -140,7 +140,7 @@ def edges(
     taper: Annotated[int, Param(unit="px", low=0, high=512)] = 0,
     hole: Annotated[int, Param(unit="px", low=0, high=1024)] = 64,
     crop: Annotated[float, Param(low=0, high=1)] = 0.0,
-    crop_keeps: Annotated[float, Param(low=0, high=1)] = 0.6,
+    crop_keeps: Annotated[float, Param(low=0, high=1)] = 0.8,
 ) -> xr.Dataset:
     """Clean the edges of a mosaic: hardly covered rims become no data, weights fade, the canvas is cut to size.
 

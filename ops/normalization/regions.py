@@ -28,8 +28,15 @@ class Region:
     radius: float
 
 
-def read_regions(texts: Sequence[str]) -> tuple[Region, ...]:
+def read_regions(texts: Sequence[str], *, what: str = "normalize: background") -> tuple[Region, ...]:
     """Read discs: "RA DEC RADIUS", in degrees or RA as 5:35:17 (hours) and DEC as -5:23:28.
+
+    Parameters
+    ----------
+    texts
+        As people write them.
+    what
+        Node and parameter, for the message.
 
     Raises
     ------
@@ -47,7 +54,7 @@ def read_regions(texts: Sequence[str]) -> tuple[Region, ...]:
                 raise ValueError(text)
         except ValueError as problem:
             raise ConfigError(
-                f'normalize: background {text!r} is no place: write "RA DEC RADIUS" in degrees, such as '
+                f'{what} {text!r} is no place: write "RA DEC RADIUS" in degrees, such as '
                 '"83.82 -5.39 0.1" or "5:35:17 -5:23:28 0.1"'
             ) from problem
         out.append(region)

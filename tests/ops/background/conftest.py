@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -59,3 +60,59 @@ def mosaic() -> Callable[..., xr.Dataset]:
 @pytest.fixture(scope="session")
 def retile() -> Callable[[xr.Dataset, int], xr.Dataset]:
     return retiled
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Light over a nebula over a sky, and their sum with stars and noise."""
+
+    image: Floats
+    slope: Floats
+    nebula: Floats
+
+
+SKY = 500.0
+
+
+def make_scene(
+    *,
+    where: str = "centre",
+    seed: int = 2,
+    size: int = 512,
+    amplitude: float = 60.0,
+    nebula: float = 60.0,
+    share: float = 0.4,
+    noise: float = 4.0,
+    degree: int = 2,
+) -> Scene:
+    """A slope of degree 1 or 2 over a field a share of which is covered by a textured nebula, and 150 stars."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size] / (size - 1) * 2 - 1
+    c = rng.normal(size=5) * np.array([1, 1, *([1, 1, 1] if degree == 2 else [0, 0, 0])])
+    slope = c[0] * x + c[1] * y + c[2] * x * x + c[3] * x * y + c[4] * y * y
+    slope *= amplitude / np.ptp(slope)
+    k = np.fft.fftfreq(size)[:, None] ** 2 + np.fft.rfftfreq(size)[None, :] ** 2
+    waves = (rng.normal(size=k.shape) + 1j * rng.normal(size=k.shape)) * np.where(k > 0, k, np.inf) ** -0.9
+    texture = np.fft.irfft2(waves, (size, size))
+    texture = (texture - texture.min()) / np.ptp(texture)
+    away = {
+        "centre": np.hypot(x, y),
+        "side": x + 1 + 0.15 * np.sin(4 * y),
+        "corner": np.hypot(x + 1, y + 1),
+        "everywhere": 1e-3 * np.hypot(x, y),
+    }[where]
+    edge = np.quantile(away, share) if where != "everywhere" else 1.0
+    mask = np.clip((edge - away) / (0.35 * edge), 0, 1)
+    cloud = nebula * mask**2 * (3 - 2 * mask) * (0.3 + texture)
+    image = SKY + slope + cloud + rng.normal(0, noise, (size, size))
+    for _ in range(150):
+        xs, ys, flux = rng.uniform(10, size - 10), rng.uniform(10, size - 10), 10 ** rng.uniform(2.5, 5)
+        window = slice(int(ys) - 9, int(ys) + 10), slice(int(xs) - 9, int(xs) + 10)
+        rows, columns = np.mgrid[window]
+        image[window] += flux * np.exp(-0.5 * ((columns - xs) ** 2 + (rows - ys) ** 2) / 2.25) / (4.5 * np.pi)
+    return Scene(image, slope, cloud)
+
+
+@pytest.fixture(scope="session")
+def scene() -> Callable[..., Scene]:
+    return make_scene
