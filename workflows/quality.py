@@ -9,6 +9,7 @@ import xarray as xr
 
 from skyloom.ops.normalization.normalize import describe_islands
 from skyloom.ops.normalization.reweighting import DISAGREES
+from skyloom.workflows.background_quality import background_lines
 from skyloom.workflows.colour_quality import colour_lines
 from skyloom.workflows.link_report import light_groups
 from skyloom.workflows.store import Store
@@ -18,7 +19,7 @@ _MODES = {"level": (0,), "planes": (1, 2), "quadratics": (3, 4, 5)}
 
 
 def quality(store: Store) -> list[str]:
-    """Sum up registration, normalization and colours of a project, as far as it is.
+    """Sum up registration, normalization, background and colours of a project, as far as it is.
 
     Returns
     -------
@@ -35,7 +36,7 @@ def quality(store: Store) -> list[str]:
             if "name" in session and "band" in session and np.array_equal(session["frame"].values, frames):
                 lines.extend(_normalization(session, results["normalize"]))
                 break
-    return lines + colour_lines(results)
+    return lines + background_lines(results) + colour_lines(results)
 
 
 def link_problems(links: xr.Dataset) -> list[str]:
