@@ -10,7 +10,7 @@ import xarray as xr
 from numba import njit
 from numpy.typing import NDArray
 
-from skyloom.ops.colour.survey import LARGE_CELL, cell_of
+from skyloom.ops.colour.survey import LARGE, LARGE_CELL
 from skyloom.ops.errors import DataError
 from skyloom.ops.grid import Grid
 from skyloom.ops.registry import Cost, register
@@ -19,6 +19,8 @@ from skyloom.ops.tiles import Output, Planes, by_tiles, grid_of
 
 RATE = 120.0
 """Mpixel a second."""
+CELL = 8
+"""Side of a cell (pixels) of canvases up to 8192 pixels a side."""
 NEEDED = ("image", "weight", "count")
 
 
@@ -112,7 +114,7 @@ def coverage(image: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        Over (band, y, x), y and x counting cells of 16 (canvases beyond 8192 pixels: 32) pixels, lazy, a block a
+        Over (band, y, x), y and x counting cells of 8 (canvases beyond 8192 pixels: 32) pixels, lazy, a block a
         tile: `valid` (fraction with data), `weight` and `count` (medians of what has data, 0 = none). Attributes:
         those of the image, `cell` (pixels).
 
@@ -123,7 +125,7 @@ def coverage(image: xr.Dataset) -> xr.Dataset:
     """
     require_depth(image, "coverage")
     grid = grid_of(image, multiple=LARGE_CELL)
-    cell, _ = cell_of(grid.shape)
+    cell = CELL if max(grid.shape) <= LARGE else LARGE_CELL
     bands = {"band": image.sizes["band"]}
     arrays = by_tiles(
         "coverage",

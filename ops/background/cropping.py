@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,9 +13,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from skyloom.ops.arrays import LOCATION
-from skyloom.ops.background.rectangle import largest_rectangle
+from skyloom.ops.background.rectangle import finer_sides, largest_rectangle
 from skyloom.ops.errors import NotYetKnown
 from skyloom.ops.grid import Grid, wcs_header
+
+FULL = 0.98
+"""Fraction of a cell from which on no edge runs through it."""
 
 Floats = NDArray[np.float64]
 Depth = Literal["weight", "count"]
@@ -115,9 +119,17 @@ def cut_canvas(
     if kept < keeps:
         told = f"the largest rectangle holds {100 * kept:.0f} % of what is covered"
         return Cut(grid, whole.rows, whole.columns, told=told)
-    rows = slice(y0 * cell, min(y1 * cell, grid.shape[0]))
-    columns = slice(x0 * cell, min(x1 * cell, grid.shape[1]))
+    top, left, bottom, right = finer_sides(covered, box, wanted)
+    rows = _side(top * cell, bottom * cell, cell, grid.shape[0])
+    columns = _side(left * cell, right * cell, cell, grid.shape[1])
     return Cut(crop_grid(grid, rows, columns), rows, columns, kept=kept)
+
+
+def _side(first: float, last: float, cell: int, whole: int) -> slice:
+    """Pixels between two sides; a quarter of a cell less, for what the median depth of a cell does not show."""
+    begin = math.ceil(first + cell / 4) if first > 0 else 0
+    end = math.floor(last - cell / 4) if last < whole else whole
+    return slice(begin, max(end, begin + 1))
 
 
 def _covered(coverage: xr.Dataset, depths: Depths, cell: int, erode: int) -> Floats:
@@ -128,8 +140,15 @@ def _covered(coverage: xr.Dataset, depths: Depths, cell: int, erode: int) -> Flo
         limit = depths.least * typical_depth(depth[None], valid[None], depths.of)[0]
         shares.append(np.where((depth >= limit) & (depth > 0), valid, 0.0))
     covered = np.asarray(np.min(shares, axis=0))
-    if erode > 0 and (covered < 0.5).any():
-        # The cell beside an empty one loses its first pixels.
-        beyond = (ndimage.distance_transform_edt(covered >= 0.5) - 1.0) * cell - erode
-        covered = np.minimum(covered, np.clip(1.0 + beyond / cell, 0.0, 1.0))
-    return covered
+    return _eroded(covered, erode / cell) if erode > 0 else covered
+
+
+def _eroded(covered: Floats, depth: float) -> Floats:
+    """Fractions of cells once edges are eroded by so many cells; holes within the mosaic are no edges."""
+    empty = np.pad(covered < 0.5, 1, constant_values=True)
+    beside = ndimage.binary_dilation(empty, structure=np.ones((3, 3)))[1:-1, 1:-1]
+    edge = (covered < FULL) & beside
+    if not edge.any():
+        return covered
+    away, (row, column) = ndimage.distance_transform_edt(~edge, return_indices=True)
+    return np.asarray(np.minimum(covered, np.clip(away + covered[row, column] - depth, 0.0, 1.0)))

@@ -154,7 +154,7 @@ def edges(
         Along the edges pixels with less than this fraction of the typical depth of their band are left without
         data. Islands of less depth within the mosaic stay.
     of
-        Typical is the median or the maximum of the cells of 16 or 32 pixels. Where some panels are much deeper
+        Typical is the median or the maximum of the cells of 8 or 32 pixels. Where some panels are much deeper
         than others, the maximum takes the shallow ones away.
     by
         Depth is the weight or the number of frames.
@@ -166,7 +166,7 @@ def edges(
         Gaps up to this size within the mosaic (saturated stars, rejected pixels) are no edges.
     crop
         Cut the canvas to the largest rectangle of which this fraction is covered in all bands, on each of its
-        sides too (to a cell). 0: not.
+        sides too (about). 0: not.
     crop_keeps
         Cut only if the rectangle holds this fraction of all that is covered: a turned frame, or a mosaic of an
         odd outline, would lose too much.
