@@ -17,7 +17,7 @@ from skyloom.ops.registry import Cost, register
 from skyloom.ops.robust import select
 from skyloom.ops.tiles import Output, Planes, by_tiles, grid_of
 
-RATE = 120.0
+RATE = 60.0
 """Mpixel a second."""
 CELL = 8
 """Side of a cell (pixels) of canvases up to 8192 pixels a side."""
@@ -86,7 +86,7 @@ def _cost(image: xr.Dataset) -> Cost:
     bands = image.sizes["band"]
     rows, columns = (np.asarray(c, dtype=np.float64) for c in grid.chunks)
     pixels = rows[:, None] * columns[None, :]
-    return Cost(work=bands * pixels / 1e6, read=10.0 * bands * pixels, memory=18.0 * pixels, rate=RATE)
+    return Cost(work=bands * pixels / 1e6, read=10.0 * bands * pixels, memory=32.0 * pixels, rate=RATE)
 
 
 def require_depth(image: xr.Dataset, what: str) -> None:

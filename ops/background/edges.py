@@ -21,7 +21,7 @@ from skyloom.ops.tiles import Dependencies, Output, Planes, by_tiles, in_one_pie
 
 Floats = NDArray[np.float64]
 
-RATE = 40.0
+RATE = 20.0
 """Mpixel of the canvas a second, a tile at an edge."""
 DTYPES = {"image": np.float32, "variance": np.float32, "weight": np.float32, "count": np.uint16}
 

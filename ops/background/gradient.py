@@ -19,7 +19,7 @@ from skyloom.ops.unit_keys import known
 
 Floats = NDArray[np.float64]
 
-RATE = 100.0
+RATE = 20.0
 """Mpixel a second."""
 DTYPES = {"image": np.float32, "variance": np.float32, "weight": np.float32, "count": np.uint16}
 TOLD = ("amplitude", "rms", "degree", "samples", "protected")

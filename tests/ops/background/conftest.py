@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -74,6 +75,7 @@ class Scene:
 SKY = 500.0
 
 
+@lru_cache(maxsize=32)
 def make_scene(
     *,
     where: str = "centre",

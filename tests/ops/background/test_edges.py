@@ -104,6 +104,20 @@ def test_weights_fade_and_pixels_do_not(mosaic: Make) -> None:
     np.testing.assert_array_equal(found["image"].values[0, 30, :196], made["image"].values[0, 30, :196])
 
 
+def test_cells_equal_numpy(mosaic: Make) -> None:
+    depth = turned((100, 70))
+    made = mosaic({"L": field((100, 70))}, weight=depth)
+    found = coverage(made).compute()
+    assert found.sizes == {"band": 1, "y": 13, "x": 9}
+    for cy, cx in ((6, 4), (2, 1), (12, 8), (0, 0)):
+        cell = np.sort(depth[cy * 8 : cy * 8 + 8, cx * 8 : cx * 8 + 8].astype(np.float32), axis=None)
+        there = cell[cell > 0]
+        assert found["valid"].values[0, cy, cx] == pytest.approx(there.size / cell.size)
+        middle = there[there.size // 2] if there.size else 0.0
+        assert found["weight"].values[0, cy, cx] == middle
+        assert found["count"].values[0, cy, cx] == np.ceil(4 * middle)
+
+
 def test_distances_are_euclid_s() -> None:
     rng = np.random.default_rng(1)
     outside = rng.random((40, 50)) < 0.01
