@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import RBFInterpolator
 
 from skyloom.ops.background.polynomials import folds
 
@@ -53,7 +53,7 @@ def sample_boxes(s: Floats, t: Floats, level: Floats, plain: Mask, *, boxes: int
     return Samples(*(np.asarray(total / number[good]) for total in sums))
 
 
-def fit_spline(samples: Samples, stiffness: float | None) -> tuple[RBFInterpolator, float]:
+def fit_spline(samples: Samples, stiffness: float | None) -> tuple[Callable[[Floats], Floats], float]:
     """Thin-plate smoothing spline; without a stiffness the one that best foretells patches held out.
 
     Returns
@@ -71,8 +71,14 @@ def fit_spline(samples: Samples, stiffness: float | None) -> tuple[RBFInterpolat
     return _spline(places, samples.level, stiffness), stiffness
 
 
-def _spline(places: Floats, level: Floats, stiffness: float) -> RBFInterpolator:
-    return RBFInterpolator(places, level, kernel="thin_plate_spline", smoothing=stiffness, degree=1)
+def _spline(places: Floats, level: Floats, stiffness: float) -> Callable[[Floats], Floats]:
+    # A quarter of a second of everybody's start-up, for what few ask for.
+    from scipy.interpolate import RBFInterpolator
+
+    found: Callable[[Floats], Floats] = RBFInterpolator(
+        places, level, kernel="thin_plate_spline", smoothing=stiffness, degree=1
+    )
+    return found
 
 
 def _held_out(places: Floats, level: Floats, fold: NDArray[np.int64], stiffness: float) -> float:
