@@ -18,6 +18,7 @@ from skyloom.ops.integration import integrate
 from skyloom.ops.measurement import approve, measure
 from skyloom.ops.normalization import normalize
 from skyloom.ops.registration import locate, register
+from skyloom.ops.restoration import deconvolve, psf, psf_stars
 from skyloom.ops.session import ingest
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "channels",
     "coverage",
     "debayer",
+    "deconvolve",
     "defects",
     "edges",
     "flats",
@@ -44,6 +46,8 @@ __all__ = [
     "merge",
     "neutralize",
     "normalize",
+    "psf",
+    "psf_stars",
     "register",
     "star_catalogue",
     "star_colours",
