@@ -28,7 +28,7 @@ HALO = 3
 """Radii of the PSF read around a block."""
 SHARPEST = 1.6
 """FWHM (pixels) below which pixels cannot show a star's shape."""
-RATE = 12.0
+RATE = 8.0
 """Mpixel·iterations a second."""
 _BYTES = 230.0
 """Bytes a pixel of a block with its halo."""
