@@ -16,6 +16,7 @@ from skyloom.ops.measurement.measure import measure_frame
 from skyloom.ops.registry import get_op
 from skyloom.ops.restoration import deconvolve as module
 from skyloom.ops.restoration.deconvolve import deconvolve
+from skyloom.ops.restoration.protection import floor_under
 from skyloom.ops.restoration.psf import psf
 from skyloom.ops.restoration.psf_stars import psf_stars
 
@@ -136,6 +137,30 @@ def test_holes_stay_and_do_not_spread(field: Any, table: xr.Dataset, before: NDA
     rows, columns = np.mgrid[:420, :460]
     r = np.hypot(columns - x, rows - y)
     assert np.nanmin(found[r < 14]) > field.level - 6 * field.noise
+
+
+def test_what_fills_a_hole_is_no_data(field: Any, table: xr.Dataset, before: NDArray[np.float32]) -> None:
+    k = int(np.argmax(np.where(inside(field, before, 80), field.flux, 0)))
+    x, y = round(field.x[k]), round(field.y[k])
+    image = before.copy()
+    image[y - 1 : y + 2, x - 1 : x + 2] = np.nan
+    found = deconvolve(field.mosaic.assign(image=(("band", "y", "x"), image[None])), table).compute()
+    rows, columns = np.mgrid[:420, :460]
+    r = np.hypot(columns - x, rows - y)
+    around = (r > 3) & (r < 4)
+    # The light of the missing core is inferred, and the wings go there.
+    old = (before[around] - field.level).mean()
+    assert (found["image"].values[0][around] - field.level).mean() < 0.28 * old
+
+
+def test_floor_is_the_same_in_any_window(before: NDArray[np.float32]) -> None:
+    sigma = np.full(before.shape, 4.0, np.float32)
+    options: dict[str, Any] = {"fwhm": 4.0, "radius": 15, "depth": 0.5}
+    whole = floor_under(before, sigma, corner=(0, 0), **options)
+    part = floor_under(
+        np.ascontiguousarray(before[51:, 38:]), np.ascontiguousarray(sigma[51:, 38:]), corner=(51, 38), **options
+    )
+    np.testing.assert_allclose(part[80:, 80:], whole[131:, 118:], atol=1e-3)
 
 
 def test_level_of_the_sky_does_not_matter(field: Any, table: xr.Dataset, after: NDArray[np.float32]) -> None:
