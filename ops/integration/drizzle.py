@@ -27,12 +27,12 @@ from skyloom.ops.integration.drop import Kernel, correlation
 from skyloom.ops.integration.integrate import (
     canvas_of,
     frame_digests,
+    options_of,
     reaching,
     solution_task,
-    source_bytes_of,
 )
 from skyloom.ops.integration.overlaps import Piece, frame_spec, index_frames
-from skyloom.ops.integration.rejection import Method, Rejection
+from skyloom.ops.integration.rejection import Method
 from skyloom.ops.integration.tiles import Options, widen
 from skyloom.ops.integration.weights import Weighting, keyword_values, measures_needed, measures_of
 from skyloom.ops.registry import Cost, Param, register
@@ -46,21 +46,16 @@ KEY_MARGIN = 8
 Colours = Literal["mosaic", "planes"]
 
 
-def _options(session: xr.Dataset, parameters: Mapping[str, Any]) -> tuple[Options, Drizzling]:
-    taken = parameters
-    rejection = Rejection(
-        taken["rejection"], low=taken["low"], high=taken["high"], grow=2.0 if taken["grow"] else None,
-        significance=taken["significance"],
-    )  # fmt: skip
-    options = Options(
-        rejection, float(taken["task_memory"]), source_bytes_of(session),
-        taper=taken["taper"], weighting=taken["weighting"],
-    )  # fmt: skip
-    mosaic = taken["colours"] == "mosaic"
+def drizzle_options(session: xr.Dataset, **parameters: Any) -> tuple[Options, Drizzling]:
+    """How outliers are found and how drops fall, from the parameters of `drizzle`; others are not looked at."""
+    mosaic = parameters["colours"] == "mosaic"
     planes = (colour_plane(str(s)) for s in session["source"].values) if mosaic else ()
     most = max((len(places(p["bayer"], p["band"])) for p in planes if p is not None), default=1)
     waiting = float(WAITING_BYTES * most)
-    return options, Drizzling(taken["kernel"], taken["pixfrac"], taken["scale"], mosaic, waiting)
+    drizzling = Drizzling(
+        parameters["kernel"], parameters["pixfrac"], parameters["scale"], mosaic, waiting
+    )  # fmt: skip
+    return options_of(session, **parameters), drizzling
 
 
 def _cost(
@@ -71,7 +66,7 @@ def _cost(
     **parameters: Any,
 ) -> Cost:
     """Cost of each tile of each band, from headers alone; `read` counts pixels as float32."""
-    options, drizzling = _options(session, parameters)
+    options, drizzling = drizzle_options(session, **parameters)
     grid = canvas_of(registration, parameters["tile"])
     bands, pieces = index_frames(session, registration, grid, options.resampling)
     work, read, memory = np.zeros((3, len(bands), *grid.tiles))
@@ -209,7 +204,7 @@ def drizzle(
     `noise_correlation` times that of as many independent pixels, where drops lie evenly.
     """
     parameters = {name: value for name, value in locals().items() if name not in _INPUTS}
-    options, drizzling = _options(session, parameters)
+    options, drizzling = drizzle_options(session, **parameters)
     grid = canvas_of(registration, tile)
     fine = finer(grid, scale)
     bands, pieces = index_frames(session, registration, grid, options.resampling)

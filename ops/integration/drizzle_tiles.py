@@ -200,6 +200,15 @@ class Work:
         if sums is not None:
             finish(sums, out)
 
+    def frames(self, rows: slice, columns: slice) -> Iterator[tuple[Seen, NDArray[np.float64], NDArray[np.uint8]]]:
+        """What each frame over a window of the coarse canvas adds to its fine pixels: sums and marks of `drop`."""
+        scale = self.spec.drizzling.scale
+        shape = ((rows.stop - rows.start) * scale, (columns.stop - columns.start) * scale)
+        for k, windows, drops, fates in self._frames(rows, columns):
+            sums, marks = np.zeros((*shape, 3)), np.zeros(shape, dtype=np.uint8)
+            self._drop(k, windows, drops, fates, (rows, columns), sums, marks)
+            yield self.view.frames[k], sums, marks
+
     def _core(self, rows: slice, columns: slice) -> Windows:
         """Window of the coarse canvas whose rejection a window's drops go by."""
         height, width = self.spec.grid.shape

@@ -20,6 +20,7 @@ from skyloom.ops.integration.coordinates import NODE_STEP
 from skyloom.ops.integration.kernels import Resampling, chosen, kernel_noise_factor
 from skyloom.ops.integration.overlaps import Piece, frame_spec, index_frames, strip_rows
 from skyloom.ops.integration.rejection import Method, Rejection
+from skyloom.ops.integration.resample import CLAMP
 from skyloom.ops.integration.solution import Names, gather, mean_scale
 from skyloom.ops.integration.tiles import Options, TileSpec, integrate_tile, widen
 from skyloom.ops.integration.weights import (
@@ -55,6 +56,24 @@ def canvas_of(registration: xr.Dataset, tile: int) -> Grid:
 def source_bytes_of(session: xr.Dataset) -> float:
     """Bytes a pixel of the session's frames takes while it is read."""
     return float(session.attrs.get("source_bytes", SOURCE_BYTES))
+
+
+def options_of(session: xr.Dataset, **parameters: Any) -> Options:
+    """How tiles are integrated, from the parameters of `integrate`; others are not looked at."""
+    rejection = Rejection(
+        parameters["rejection"], low=parameters["low"], high=parameters["high"],
+        grow=2.0 if parameters["grow"] else None, significance=parameters["significance"],
+    )  # fmt: skip
+    return Options(
+        rejection,
+        float(parameters["task_memory"]),
+        source_bytes_of(session),
+        taper=parameters["taper"],
+        weighting=parameters["weighting"],
+        combination=parameters.get("combination", "mean"),
+        resampling=parameters.get("resampling", "auto"),
+        clamp=parameters.get("clamp", CLAMP),
+    )
 
 
 def _cost(
@@ -250,16 +269,11 @@ def integrate(
     sum over the frame. Noise is carried as if pixels were independent: the kernel makes the pixel rms smaller by
     sqrt(`kernel_noise_factor`) and neighbours correlated, so that sums over areas have the noise `variance` says.
     """
-    options = Options(
-        Rejection(rejection, low=low, high=high, grow=2.0 if grow else None, significance=significance),
-        float(task_memory),
-        source_bytes_of(session),
-        taper=taper,
-        weighting=weighting,
-        combination=combination,
-        resampling=resampling,
-        clamp=clamp,
-    )
+    options = options_of(
+        session, rejection=rejection, low=low, high=high, significance=significance, grow=grow,
+        combination=combination, weighting=weighting, resampling=resampling, clamp=clamp, taper=taper,
+        task_memory=task_memory,
+    )  # fmt: skip
     grid = canvas_of(registration, tile)
     bands, pieces = index_frames(session, registration, grid, resampling)
     for key, found in pieces.items():
