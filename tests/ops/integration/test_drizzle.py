@@ -20,6 +20,7 @@ from scipy.optimize import curve_fit
 from scipy.special import erf
 
 from skyloom.ops import surface
+from skyloom.ops.calibration.debayer import debayer
 from skyloom.ops.errors import CapacityError, ConfigError, DataError
 from skyloom.ops.frames import register_source
 from skyloom.ops.grid import Grid, parse_wcs, pixel_to_sky, sky_to_pixel, wcs_header
@@ -462,3 +463,134 @@ def test_errors_name_the_frame_and_the_remedy(frames: Frames) -> None:
     frames.noises[2] = np.nan
     with pytest.raises(DataError, match=r"002\.fits has no noise"):
         frames.drizzled()
+
+
+def colour_session(frames: Frames, bayer: str, method: str = "superpixel") -> xr.Dataset:
+    """The frames as those of a colour sensor, taken apart by colour."""
+    n = len(frames.pixels)
+    session = frames.session.assign(
+        bayer=("frame", np.full(n, bayer)), facts=("frame", np.full(n, "{}")), gain=("frame", np.ones(n))
+    )
+    return debayer(session, method=method)  # type: ignore[arg-type]
+
+
+def colour_inputs(
+    frames: Frames, session: xr.Dataset, **noises: float
+) -> tuple[xr.Dataset, xr.Dataset, xr.Dataset]:
+    """Inputs of `drizzle` for planes: shifts are in superpixels, each noise that of its band."""
+    planes = Frames(frames.canvas, frames.shape)
+    bands = session["band"].values.tolist()
+    planes.pixels = [frames.pixels[0]] * len(bands)
+    planes.headers = [frames.headers[i // 3] for i in range(len(bands))]
+    for i, band in enumerate(bands):
+        planes.scales.append(frames.scales[i // 3])
+        planes.offsets.append(frames.offsets[i // 3])
+        planes.noises.append(noises.get(band, frames.noises[i // 3]))
+        planes.shifts.append(tuple(0.5 * s for s in frames.shifts[i // 3]))  # type: ignore[arg-type]
+    _, registration, normalization = planes.inputs
+    registration.attrs.update(frames.grid.to_attrs())
+    return session, registration, normalization
+
+
+def coloured(
+    frames: Frames, session: xr.Dataset, *, noises: dict[str, float] | None = None, **parameters: Any
+) -> xr.Dataset:
+    with dask.config.set(scheduler="synchronous"):
+        return drizzle(*colour_inputs(frames, session, **(noises or {})), **parameters).compute()
+
+
+@pytest.mark.parametrize("bayer", ["RGGB", "GRBG", "GBRG", "BGGR"])
+@pytest.mark.parametrize("kernel", ["square", "point"])
+def test_colours_are_the_pixels_of_the_sensor(frames: Frames, bayer: str, kernel: str) -> None:
+    # A canvas of superpixels, twice as fine again: pixels of the sensor, dropped where they lie there.
+    frames.canvas, frames.canvas_scale = (64, 80), 2.0
+    dithered(frames, 6, shift=(1.4, -0.6))
+    frames.pixels[1][40:44, 60:63] = np.nan
+    session = colour_session(frames, bayer)
+    parameters: dict[str, Any] = {
+        "kernel": kernel, "pixfrac": 0.9, "rejection": "none", "weighting": "none", "taper": 0.0,
+    }  # fmt: skip
+    colours = coloured(frames, session, **parameters)
+    assert colours.band.values.tolist() == ["B", "G", "R"]
+    whole = list(frames.pixels)
+    for band, share in (("R", 4), ("G", 2), ("B", 4)):
+        # The same by hand: frames of which all but one colour is no data.
+        own = np.array([[colour == band for colour in row] for row in (bayer[:2], bayer[2:])])
+        mask = np.tile(own, (FRAME[0] // 2, FRAME[1] // 2))
+        frames.pixels[:] = [np.where(mask, p, np.nan).astype(np.float32) for p in whole]
+        alone = frames.drizzled(**parameters).isel(band=0)
+        one = colours.sel(band=band)
+        np.testing.assert_array_equal(one["count"].values, alone["count"].values)
+        # An area of the canvas in superpixels is a quarter of that in pixels.
+        np.testing.assert_allclose(one.image.values, alone.image.values / 4, rtol=2e-5)
+        np.testing.assert_allclose(one.weight.values, alone.weight.values * share, rtol=1e-4, atol=1e-6)
+
+
+def test_stars_lie_on_each_other_in_all_colours(frames: Frames) -> None:
+    frames.canvas, frames.canvas_scale = (64, 80), 2.0
+    stars = np.array([[25.3, 20.6, 4e4], [40.0, 32.5, 4e4], [52.7, 45.2, 4e4]])
+    dithered(frames, 90, noise=0.0, stars=stars, sky=0.0, fwhm=1.8)
+    session = colour_session(frames, "GRBG")
+    fine = coloured(frames, session, pixfrac=1.0, rejection="none")
+    planes = coloured(frames, session, pixfrac=1.0, rejection="none", colours="planes")
+    yy, xx = np.mgrid[: fine.sizes["y"], : fine.sizes["x"]]
+    for band in ("R", "G", "B"):
+        image = fine.image.sel(band=band).values
+        assert np.isfinite(image[20:108, 20:140]).all()
+        for x, y, flux in stars:
+            near = np.hypot(xx - 2 * x - 0.5, yy - 2 * y - 0.5) < 9
+            light = image[near].astype(float)
+            # Superpixels see a quarter of the light in each colour.
+            assert light.sum() == pytest.approx(flux / 4, rel=0.01)
+            assert (light * xx[near]).sum() / light.sum() == pytest.approx(2 * x + 0.5, abs=0.03)
+            assert (light * yy[near]).sum() / light.sum() == pytest.approx(2 * y + 0.5, abs=0.03)
+            sharp, wide = (fwhm(i.image.sel(band=band).values, 2 * x + 0.5, 2 * y + 0.5) for i in (fine, planes))
+            # 1.8 widened by the pixel, the drop and the canvas pixel, 0.68 each; a superpixel's drop is twice as wide.
+            assert sharp == pytest.approx(2.15, abs=0.07)
+            assert sharp < 0.9 * wide
+
+
+def test_noise_of_colours_is_that_of_single_pixels(frames: Frames) -> None:
+    frames.canvas, frames.canvas_scale = (64, 80), 2.0
+    dithered(frames, 60)
+    session = colour_session(frames, "RGGB")
+    # As measured on planes, where greens are means of two.
+    result = coloured(frames, session, pixfrac=1.0, rejection="none", noises={"G": NOISE / 2**0.5})
+    core = (slice(20, 108), slice(20, 140))
+    for band in ("R", "G", "B"):
+        one = result.sel(band=band)
+        deviation, variance = one.image.values[core] - SKY / 4, one.variance.values[core]
+        assert np.mean(deviation**2 / variance) == pytest.approx(1.0, rel=0.05)
+        noise = NOISE / 2**0.5 if band == "G" else NOISE
+        # Of superpixels a fine pixel is a quarter.
+        assert one.weight.values[core].mean() == pytest.approx(60 * 4 / noise**2, rel=0.02)
+    # Drops as large as the fine pixels.
+    assert result.attrs["noise_correlation"] == pytest.approx(1.5, rel=0.01)
+
+
+def test_outliers_of_colours_are_gone_and_tiles_do_not_show(frames: Frames) -> None:
+    frames.canvas, frames.canvas_scale = (64, 80), 2.0
+    dithered(frames, 14)
+    clean = coloured(frames, colour_session(frames, "GBRG"), rejection="none")
+    spoil(frames)
+    session = colour_session(frames, "GBRG")
+    noises = {"G": NOISE / 2**0.5}
+    whole = coloured(frames, session, noises=noises)
+    for name, values in coloured(frames, session, noises=noises, tile=32).data_vars.items():
+        np.testing.assert_array_equal(values.values, whole[name].values, err_msg=str(name))
+    there = np.isfinite(whole.image.values) & np.isfinite(clean.image.values)
+    there[:, :16] = there[:, -16:] = there[:, :, :16] = there[:, :, -16:] = False
+    difference = np.abs(whole.image.values - clean.image.values)[there]
+    noise = np.sqrt(clean.variance.values)[there]
+    spoiled = coloured(frames, session, rejection="none")
+    assert np.nanmax(np.abs(spoiled.image.values - clean.image.values)[there] / noise) > 30
+    assert np.max(difference / noise) < 8
+    assert np.mean(difference / noise > 4) < 1e-3
+
+
+def test_interpolated_planes_are_refused(frames: Frames) -> None:
+    dithered(frames, 2)
+    session = colour_session(frames, "RGGB", "interpolate")
+    with pytest.raises(ConfigError, match=r"000\.fits \[R\] is interpolated.*debayer\.method = superpixel"):
+        drizzle(*colour_inputs(frames, session))
+    drizzle(*colour_inputs(frames, session), colours="planes")
