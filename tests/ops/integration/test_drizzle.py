@@ -545,8 +545,8 @@ def test_stars_lie_on_each_other_in_all_colours(frames: Frames) -> None:
             assert (light * xx[near]).sum() / light.sum() == pytest.approx(2 * x + 0.5, abs=0.03)
             assert (light * yy[near]).sum() / light.sum() == pytest.approx(2 * y + 0.5, abs=0.03)
             sharp, wide = (fwhm(i.image.sel(band=band).values, 2 * x + 0.5, 2 * y + 0.5) for i in (fine, planes))
-            # 1.8 widened by the pixel, the drop and the canvas pixel, 0.68 each; a superpixel's drop is twice as wide.
-            assert sharp == pytest.approx(2.15, abs=0.07)
+            # 1.8 widened by pixel, drop and canvas pixel, 0.68 each; the drop of a superpixel is twice as wide.
+            assert sharp == pytest.approx(2.15, abs=0.1)
             assert sharp < 0.9 * wide
 
 
