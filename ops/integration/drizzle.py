@@ -18,7 +18,6 @@ from skyloom.ops.integration.drizzle_tiles import (
     WAITING_BYTES,
     DrizzleSpec,
     Drizzling,
-    colour_plane,
     drizzle_rows,
     drizzle_tile,
     finer,
@@ -33,13 +32,14 @@ from skyloom.ops.integration.integrate import (
 )
 from skyloom.ops.integration.overlaps import Piece, frame_spec, index_frames
 from skyloom.ops.integration.rejection import Method
+from skyloom.ops.integration.sensor_pixels import colour_plane
 from skyloom.ops.integration.tiles import Options, widen
 from skyloom.ops.integration.weights import Weighting, keyword_values, measures_needed, measures_of
 from skyloom.ops.registry import Cost, Param, register
 from skyloom.ops.unit_keys import digest
 
 RATE = 3.0
-"""Mpixel·frames a second of each of two tasks at a time, pixels of the coarse canvas."""
+"""Mpixel·frames a second of each of two tasks at a time, pixels of the coarse canvas: drops 6 to 8 million."""
 KEY_MARGIN = 8
 """Coarse pixels around a tile within which the canvas' edge may change what falls on it."""
 
@@ -198,10 +198,11 @@ def drizzle(
     Notes
     -----
     s = Σ w a v / Σ w a over the drops, v = J·a₀·(d - b), J the area of a canvas pixel in frame pixels there, a the
-    overlap in canvas pixels over the area that the drop stands for (Fruchter & Hook 2002): the sum of a star over
-    the canvas is a₀ times its sum over the frame. weight = Σ w a, about Σ w where drops lie evenly. variance =
-    Σ (w a σ)² / (Σ w a)², that of the pixel itself. Neighbours share drops: the rms of a sum over a large area is
-    `noise_correlation` times that of as many independent pixels, where drops lie evenly.
+    overlap in canvas pixels times the area that the drop stands for over its own (Fruchter & Hook 2002): the sum
+    of a star over the canvas is a₀ times its sum over the frame (of colours: over the superpixels). weight =
+    Σ w a, about Σ w where drops lie evenly. variance = Σ (w a σ)² / (Σ w a)², that of the pixel itself. Neighbours
+    share drops: the rms of a sum over a large area is `noise_correlation` times that of as many independent
+    pixels, where drops lie evenly.
     """
     parameters = {name: value for name, value in locals().items() if name not in _INPUTS}
     options, drizzling = drizzle_options(session, **parameters)

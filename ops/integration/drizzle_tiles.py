@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skyloom.ops.calibration.cfa import KIND, places, superpixel
-from skyloom.ops.calibration.layers import spec_text
 from skyloom.ops.calibration.window_wcs import window_wcs
-from skyloom.ops.errors import CapacityError, DataError
-from skyloom.ops.frames import open_source
+from skyloom.ops.errors import CapacityError
 from skyloom.ops.grid import Grid
 from skyloom.ops.integration.average import USED
 from skyloom.ops.integration.combine import Combined, working_bytes
@@ -30,7 +25,8 @@ from skyloom.ops.integration.overlaps import (
     FrameSpec,
     Piece,
 )
-from skyloom.ops.integration.single import frame_hits, read_window
+from skyloom.ops.integration.sensor_pixels import Drops, Windows, read_drops
+from skyloom.ops.integration.single import frame_hits
 from skyloom.ops.integration.solution import Solution, mean_scale
 from skyloom.ops.integration.tiles import Options, Seen, View, integrate_strip, make_buffers, see_frames, widen
 from skyloom.ops.integration.tolerance import HALO
@@ -40,8 +36,6 @@ SUM_BYTES = 3 * 8 + 1
 """Of a fine pixel while drops are added up."""
 WAITING_BYTES = 4
 """Of a pixel of a frame that waits to be dropped."""
-
-Windows = tuple[slice, slice]
 
 
 @dataclass(frozen=True)
@@ -70,19 +64,6 @@ class DrizzleSpec:
     drizzling: Drizzling
 
 
-@dataclass(frozen=True)
-class Drops:
-    """Pixels of a frame that are dropped alike."""
-
-    pixels: NDArray[np.float32]
-    offset: tuple[float, float] = (0.0, 0.0)
-    """Of the drops' centres from those of the frame's pixels, y first (pixels)."""
-    size: float = 1.0
-    """Side of what a drop is made from (pixels)."""
-    share: float = 1.0
-    """Part of a pixel's area it stands for."""
-
-
 def finer(grid: Grid, scale: int) -> Grid:
     """Return the canvas with each pixel cut into scale × scale, and tiles of as many more pixels.
 
@@ -91,43 +72,6 @@ def finer(grid: Grid, scale: int) -> Grid:
     first = 0.5 / scale - 0.5
     header = window_wcs(grid.header, row=first, column=first, step=1.0 / scale)
     return Grid(header, (grid.shape[0] * scale, grid.shape[1] * scale), grid.tile * scale)
-
-
-def colour_plane(source: str) -> dict[str, Any] | None:
-    """Fields of a source that is one colour of a filter array; None for others."""
-    fields: dict[str, Any] = json.loads(source)
-    return fields if fields.get("kind") == KIND else None
-
-
-def read_drops(frame: FrameSpec, window: Windows, mosaic: bool) -> tuple[NDArray[np.float32], list[Drops]]:
-    """Pixels of a window of a frame, and what to drop of it.
-
-    Superpixels of red and blue are single pixels of the sensor; those of green are two, at opposite corners.
-    """
-    plane = colour_plane(frame.source) if mosaic else None
-    if plane is None:
-        pixels = read_window(frame, window)
-        return pixels, [Drops(pixels)]
-    try:
-        array = open_source(spec_text(plane["source"])).read(_twice(window[0]), _twice(window[1]))
-    except Exception as failure:
-        raise DataError(f"drizzle: {frame.name} cannot be read: {failure}") from failure
-    at = places(plane["bayer"], plane["band"])
-    middle = np.mean(at, axis=0)
-    drops = [
-        Drops(
-            np.ascontiguousarray(array[row::2, column::2]),
-            ((row - middle[0]) / 2.0, (column - middle[1]) / 2.0),
-            0.5,
-            1.0 / len(at),
-        )
-        for row, column in at
-    ]
-    return superpixel(array, plane["bayer"], plane["band"]), drops
-
-
-def _twice(window: slice) -> slice:
-    return slice(2 * window.start, 2 * window.stop)
 
 
 def drizzle_tile(spec: DrizzleSpec, solution: Solution) -> Combined:

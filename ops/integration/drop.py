@@ -1,7 +1,7 @@
 """Drizzle: the pixels of a frame, made smaller, dropped on the canvas by the area they cover there.
 
 Fruchter & Hook (2002, PASP 114, 144). A canvas pixel gets w·a of the weight of a drop, a its overlap in canvas
-pixels over the part of its frame's area that the drop covers: where drops lie evenly, Σa is 1 a frame.
+pixels times the area of the frame that the drop stands for over its own: where drops lie evenly, Σa is 1 a frame.
 """
 
 from __future__ import annotations

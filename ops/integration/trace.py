@@ -43,7 +43,7 @@ class Part:
     """Normalized: factor · (pixel - offset). Of a drizzled pixel the mean of its drops."""
     weight: float
     fraction: float
-    """Of the pixel's weight."""
+    """Of the pixel's weight; a median is of all alike."""
     factor: float
     """J·a: what the frame's pixels are multiplied with."""
     offset: float
