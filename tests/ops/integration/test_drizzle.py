@@ -389,6 +389,19 @@ def test_outliers_are_gone(frames: Frames) -> None:
     assert 4.0 * rejected[1] < rejected[0] < 10.0 * rejected[1]
 
 
+@pytest.mark.parametrize("n", [8, 24])
+def test_sharp_star_cores_are_no_outliers(frames: Frames, n: int) -> None:
+    # Of stars narrower than a pixel no two frames see the same.
+    stars = np.array([[50.3, 40.6, 4e4], [80.0, 64.5, 4e3], [104.7, 90.2, 4e4]])
+    dithered(frames, n, stars=stars, fwhm=0.8)
+    plain, result = (frames.drizzled(rejection=r).image.values[0] for r in ("none", "winsorized"))
+    yy, xx = np.mgrid[: plain.shape[0], : plain.shape[1]]
+    for x, y, flux in stars:
+        near = np.hypot(xx - 2 * x - 0.5, yy - 2 * y - 0.5) < 6
+        assert abs(float(np.sum(result[near] - plain[near]))) < 2e-3 * flux
+        assert np.max(np.abs(result[near] - plain[near])) < 0.01 * plain[near].max()
+
+
 def test_cosmic_rays_where_one_frame_is_alone(frames: Frames) -> None:
     frames.add(dx=-10.0, rotation=30.0)
     rng = np.random.default_rng(3)
