@@ -14,7 +14,7 @@ from skyloom.ops.colour import (
     white_balance,
 )
 from skyloom.ops.display import lightness, stretch, tones
-from skyloom.ops.integration import integrate
+from skyloom.ops.integration import drizzle, integrate
 from skyloom.ops.measurement import approve, measure
 from skyloom.ops.normalization import normalize
 from skyloom.ops.registration import locate, register
@@ -30,6 +30,7 @@ __all__ = [
     "debayer",
     "deconvolve",
     "defects",
+    "drizzle",
     "edges",
     "flats",
     "gradient",

@@ -116,6 +116,19 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("project", metavar="PROJECT")
     status.add_argument("--json", action="store_true", help="as JSON")
 
+    pixel = add(
+        "pixel", _pixel, "show what went into a pixel: frames, their values and weights, what was rejected"
+    )
+    pixel.add_argument("project", metavar="PROJECT")
+    pixel.add_argument("x", nargs="?", type=int, metavar="X", help="column, from 0 (FITS viewers count from 1)")
+    pixel.add_argument("y", nargs="?", type=int, metavar="Y", help="row, from 0")
+    pixel.add_argument(
+        "--radec", metavar="PLACE", help='instead of X Y: "10.68 +41.27", "00:42:44 +41:16:09", "M 31"'
+    )
+    pixel.add_argument("--node", help="whose (the newest of integrate or drizzle)")
+    pixel.add_argument("--band", help="only this band")
+    pixel.add_argument("--json", action="store_true", help="as JSON")
+
     export = add("export", _export, "write a node's image to a file; the ending chooses the format")
     export.add_argument("project", metavar="PROJECT")
     export.add_argument("node", metavar="NODE")
@@ -371,6 +384,27 @@ def _status(options: argparse.Namespace) -> int:
         print(json.dumps({"nodes": rows, "left_out": left_out, "quality": lines}, indent=2))
     else:
         _print(*tables.status_tables(rows, left_out, lines))
+    return 0
+
+
+def _pixel(options: argparse.Namespace) -> int:
+    from skyloom.workflows import tables
+    from skyloom.workflows.pixel import pixel_answer
+
+    numbers = [v for v in (options.x, options.y) if v is not None]
+    if len(numbers) != (0 if options.radec else 2):
+        raise ConfigError("say where: X and Y (pixels from 0), or --radec")
+    answer = pixel_answer(
+        Path(options.project),
+        place=(options.x, options.y) if numbers else None,
+        target=options.radec,
+        node=options.node,
+        band=options.band,
+    )
+    if options.json:
+        print(json.dumps(answer, indent=2))
+    else:
+        _print(*tables.pixel_tables(answer))
     return 0
 
 

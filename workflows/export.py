@@ -189,6 +189,8 @@ def fits_header(dataset: xr.Dataset, plane: Plane) -> fits.Header:
     for name in ("kernel_noise_factor",):
         if name in dataset.attrs:
             header["NOISEFAC"] = (float(dataset.attrs[name]), "rms of white noise after the resampling")
+    if "noise_correlation" in dataset.attrs:
+        header["NOISECOR"] = (float(dataset.attrs["noise_correlation"]), "rms of sums over areas, to white noise")
     for entry in json.loads(dataset.attrs.get("provenance", "[]")):
         header["HISTORY"] = f"{entry['node']} = {entry['op']} version {entry['version']} key {entry['key']}"
         for name, value in entry["parameters"].items():

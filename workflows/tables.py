@@ -231,6 +231,37 @@ def status_tables(
     return [table, *left_out_table(left_out), *(Text(line) for line in quality)]
 
 
+def pixel_tables(answer: Mapping[str, Any]) -> list[Any]:
+    """What went into a pixel."""
+    sky = "" if answer["ra"] is None else f", RA {answer['ra']:.6f} Dec {answer['dec']:+.6f} deg"
+    out: list[Any] = [Text(f"node {answer['node']}, pixel x {answer['x']} y {answer['y']}{sky}")]
+    for band in answer["bands"]:
+        pixel = band["stored"]
+        counts = f"{pixel['count']} used, {pixel['rejected_low']} low and {pixel['rejected_high']} high rejected"
+        table = _table(
+            f"{band['band']}: {_number(pixel['image'])}, variance {_number(pixel['variance'])}, weight "
+            f"{_number(pixel['weight'])}; {counts}",
+            ("frame", False), ("x", True), ("y", True), ("value", True), ("fate", False), ("weight", True),
+            ("share", True), ("factor", True), ("offset", True),
+        )  # fmt: skip
+        for part in band["frames"]:
+            share = f"{100 * part['fraction']:.2f} %" if part["weight"] else ""
+            table.add_row(
+                Text(part["name"]), f"{part['x']:.2f}", f"{part['y']:.2f}", _number(part["value"]), part["fate"],
+                _number(part["weight"]) if part["weight"] else "", share, _number(part["factor"]),
+                _number(part["offset"]),
+            )  # fmt: skip
+        out.append(table)
+        if not band["same"]:
+            changed = ", ".join(f"{n} {_number(v)}" for n, v in band["computed"].items())
+            out.append(Text(f"This is not what is stored: the frames now give {changed}"))
+    return out
+
+
+def _number(value: float | None) -> str:
+    return "no data" if value is None else f"{value:.6g}"
+
+
 def _tasks(done: int, reused: int) -> str:
     return f"{done}, {reused} reused" if reused else str(done)
 

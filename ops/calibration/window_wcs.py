@@ -9,7 +9,7 @@ from astropy.io import fits
 _SIP = re.compile(r"(A|B|AP|BP)_(\d)_(\d)$")
 
 
-def window_wcs(text: str, *, row: float = 0.0, column: float = 0.0, step: int = 1) -> str:
+def window_wcs(text: str, *, row: float = 0.0, column: float = 0.0, step: float = 1) -> str:
     """WCS of pixels taken at row + step·i, column + step·j of a frame.
 
     Parameters

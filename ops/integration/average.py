@@ -8,6 +8,9 @@ from numba import njit
 from skyloom.ops.integration.sorting import LANES, sort_lanes
 from skyloom.ops.integration.taper import TAPER_CODES
 
+NO_DATA, USED, LOW, HIGH = range(4)
+"""What became of a sample: there is none, it counts, it went for being too low or too high."""
+
 
 @njit(nogil=True, cache=True)
 def _mark(values, own, low, high, own_low, own_high, centre, below, above, ratio, excuse, marks):  # type: ignore[no-untyped-def]
@@ -30,9 +33,9 @@ def _mark(values, own, low, high, own_low, own_high, centre, below, above, ratio
 def average(  # type: ignore[no-untyped-def]
     stack, codes, sigma, weights, reject, low, high, own_low, own_high, grow, median, loss, pairs, starts,
     centre, scale, ratio, excuse, lower, upper, row0, column0,
-    image, weight, variance, count, rejected_low, rejected_high,
+    image, weight, variance, count, rejected_low, rejected_high, fates,
 ):  # fmt: skip
-    """Fill the results from `image` on: what `combine` says of them."""
+    """Fill the results from `image` on: what `combine` says of them; `fates` unless it is empty."""
     frames, rows, columns = stack.shape
     out_rows, out_columns = image.shape
     unit = 1.0 / (TAPER_CODES * TAPER_CODES)
@@ -92,6 +95,13 @@ def average(  # type: ignore[no-untyped-def]
                 total_x[x] += w * float(v if good else nothing)
                 total_s[x] += w * w * own
                 kept[x] += 1 if good else 0
+            if fates.size:
+                row_fates = fates[i, r]
+                for c in range(out_columns):
+                    x = column0 + c
+                    mark = final[x] & 3
+                    fate = USED if mark == 0 else (HIGH if mark & 1 else LOW)
+                    row_fates[c] = fate if values[x] == values[x] else NO_DATA
             if median:
                 row = values_kept[i]
                 inverse = 1.0 / float(sigma[i])
@@ -138,6 +148,8 @@ def average(  # type: ignore[no-untyped-def]
                 code = float(codes[best, y, x])
                 w = weights[best] * unit * code * code
                 total[x], total_x[x], kept[x] = w, w * float(v), 1
+                if fates.size:
+                    fates[best, r, c] = USED
                 total_s[x] = w * w * float(sigma[best]) * float(sigma[best])
             count[r, c] = kept[x]
             rejected_high[r, c] = above[x]

@@ -40,6 +40,7 @@ def working_bytes(depth: int, shape: tuple[int, int], *, rejection: Rejection, c
 
 
 DEFAULT = Rejection()
+_NO_FATES = np.empty((0, 0, 0), dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def combine(
     combination: Combination = "mean",
     inner: tuple[slice, slice] | None = None,
     out: Combined | None = None,
+    fates: NDArray[np.uint8] | None = None,
 ) -> Combined:
     """Reject outliers and average.
 
@@ -106,6 +108,9 @@ def combine(
         Rows and columns wanted. The stack should reach `HALO` pixels beyond, where the canvas does.
     out
         Where to write; made when absent.
+    fates
+        (frame, row, column) of the part wanted, C order: filled with what became of each sample
+        (`skyloom.ops.integration.average`), where given.
 
     Returns
     -------
@@ -171,5 +176,6 @@ def combine(
         combination == "median", median_loss(frames), pairs, starts,
         centre, scale, ratio, excuse, lower, upper, row_slice.start, column_slice.start,
         out.image, out.weight, out.variance, out.count, out.rejected_low, out.rejected_high,
+        _NO_FATES if fates is None else fates,
     )  # fmt: skip
     return out

@@ -115,9 +115,10 @@ def _extended_basis(u: NDArray[np.float64]) -> NDArray[np.float64]:
     return 2.0 * surface.basis(inside) - surface.basis(np.clip(2.0 * inside - u, 0.0, 1.0))
 
 
-def _field(
+def field(
     coefficients: NDArray[np.float64], u: NDArray[np.float64], v: NDArray[np.float64]
 ) -> NDArray[np.float64]:
+    """Values of a spline at positions in and somewhat beyond the frame, 0…1 over it."""
     return np.asarray(np.sum((_extended_basis(v) @ coefficients) * _extended_basis(u), axis=-1))
 
 
@@ -154,8 +155,8 @@ def coordinate_grid(
     # A field's value far outside the frame is never used, but must not be NaN.
     u = np.nan_to_num(x / max(width - 1, 1)).ravel()
     v = np.nan_to_num(y / max(height - 1, 1)).ravel()
-    gain = jacobian if scale is None else jacobian * _field(scale, u, v).reshape(x.shape)
-    base = np.zeros_like(x) if offset is None else _field(offset, u, v).reshape(x.shape)
+    gain = jacobian if scale is None else jacobian * field(scale, u, v).reshape(x.shape)
+    base = np.zeros_like(x) if offset is None else field(offset, u, v).reshape(x.shape)
     fields = np.ascontiguousarray(np.stack([x, y, gain, base]))
     return CoordinateGrid((nodes.origin[0] + 1, nodes.origin[1] + 1), fields, shape)
 

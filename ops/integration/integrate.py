@@ -9,17 +9,18 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
-from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
-from skyloom.ops.blocks import Block, BlockLayer, Blocks, extended
+from skyloom.ops.blocks import Block
 from skyloom.ops.errors import ConfigError
 from skyloom.ops.grid import Grid
-from skyloom.ops.integration.combine import Combination, Combined
+from skyloom.ops.integration.canvas_graph import canvas_arrays
+from skyloom.ops.integration.combine import Combination
 from skyloom.ops.integration.coordinates import NODE_STEP
 from skyloom.ops.integration.kernels import Resampling, chosen, kernel_noise_factor
 from skyloom.ops.integration.overlaps import Piece, frame_spec, index_frames, strip_rows
 from skyloom.ops.integration.rejection import Method, Rejection
+from skyloom.ops.integration.resample import CLAMP
 from skyloom.ops.integration.solution import Names, gather, mean_scale
 from skyloom.ops.integration.tiles import Options, TileSpec, integrate_tile, widen
 from skyloom.ops.integration.weights import (
@@ -38,24 +39,41 @@ SOURCE_BYTES = 4 + 4
 RATE = 9.0
 """Mpixel·frames a second of each of two tasks at a time: resampling 30, rejection and mean 50, writing 60."""
 
-_DTYPES: Mapping[str, Any] = {
-    "image": np.float32,
-    "weight": np.float32,
-    "variance": np.float32,
-    "count": np.uint16,
-    "rejected_low": np.uint16,
-    "rejected_high": np.uint16,
-}
 
+def canvas_of(registration: xr.Dataset, tile: int) -> Grid:
+    """The canvas, cut into tiles.
 
-def _canvas(registration: xr.Dataset, tile: int) -> Grid:
+    Raises
+    ------
+    ConfigError
+        If `tile` is no multiple of the nodes' distance.
+    """
     if tile % NODE_STEP:
         raise ConfigError(f"tile = {tile} should be a multiple of {NODE_STEP}")
     return Grid.from_attrs(registration.attrs).retile(tile)
 
 
-def _source_bytes(session: xr.Dataset) -> float:
+def source_bytes_of(session: xr.Dataset) -> float:
+    """Bytes a pixel of the session's frames takes while it is read."""
     return float(session.attrs.get("source_bytes", SOURCE_BYTES))
+
+
+def options_of(session: xr.Dataset, **parameters: Any) -> Options:
+    """How tiles are integrated, from the parameters of `integrate`; others are not looked at."""
+    rejection = Rejection(
+        parameters["rejection"], low=parameters["low"], high=parameters["high"],
+        grow=2.0 if parameters["grow"] else None, significance=parameters["significance"],
+    )  # fmt: skip
+    return Options(
+        rejection,
+        float(parameters["task_memory"]),
+        source_bytes_of(session),
+        taper=parameters["taper"],
+        weighting=parameters["weighting"],
+        combination=parameters.get("combination", "mean"),
+        resampling=parameters.get("resampling", "auto"),
+        clamp=parameters.get("clamp", CLAMP),
+    )
 
 
 def _cost(
@@ -72,10 +90,10 @@ def _cost(
     **parameters: Any,
 ) -> Cost:
     """Cost of each tile of each band, from headers alone; `read` counts pixels as float32."""
-    grid = _canvas(registration, tile)
+    grid = canvas_of(registration, tile)
     bands, pieces = index_frames(session, registration, grid, resampling)
     work, read, memory = np.zeros((3, len(bands), *grid.tiles))
-    source = _source_bytes(session)
+    source = source_bytes_of(session)
     for key, found in pieces.items():
         # A frame within the margin only still costs its look-up.
         work[key] = sum(p.area for p in found) / 1e6 + 1e-3 * len(found)
@@ -99,36 +117,58 @@ def _keys(
     **parameters: Any,
 ) -> NDArray[np.str_]:
     """What each tile depends on: its place on the sky, and the frames over it with all that was solved of them."""
+    grid = canvas_of(registration, tile)
+    bands, pieces = index_frames(session, registration, grid, resampling)
+    frames = frame_digests(
+        session, registration, normalization, approval, pieces, weighting=weighting, weight_rule=weight_rule
+    )
+    keys = np.full((len(bands), *grid.tiles), "", dtype="<U16")
+    for (band, ty, tx), found in pieces.items():
+        rows, columns = grid.window(ty, tx)
+        # At the edges of the canvas rejection does not see beyond.
+        wide = grid.place(widen(rows, grid.shape[0]), widen(columns, grid.shape[1]))
+        over = [frames[p.frame] for p in found if frames[p.frame]]
+        keys[band, ty, tx] = digest(grid.lattice, grid.place(rows, columns), wide, over)
+    return keys
+
+
+def frame_digests(
+    session: xr.Dataset,
+    registration: xr.Dataset,
+    normalization: xr.Dataset,
+    approval: xr.Dataset | None,
+    pieces: Mapping[tuple[int, int, int], Sequence[Piece]],
+    *,
+    weighting: Weighting,
+    weight_rule: str,
+) -> list[str]:
+    """Hash of each frame of the session and of all that was solved of it; "" where it is not used.
+
+    Raises
+    ------
+    NotYetKnown
+        If a solution is not computed yet.
+    """
     use, shift = known(registration, "use", "shift")
     normalized, *solved = known(normalization, "use", "scale", "offset", "noise")
     used = np.asarray(use, dtype=bool) & np.asarray(normalized, dtype=bool)
-    grid = _canvas(registration, tile)
-    bands, pieces = index_frames(session, registration, grid, resampling)
     names = measures_needed(weighting, weight_rule)
     taken = measures_of(session, approval, names)
     measures = {n: known(taken[n].to_dataset(name=n), n)[0] for n in names}
     if weighting == "keyword":
-        measures["keyword"] = keyword_values(session, _reaching(pieces), weight_rule)
+        measures["keyword"] = keyword_values(session, reaching(pieces), weight_rule)
     factor = frame_factors(
         weighting, weight_rule, measures, mean_scale(np.asarray(solved[0])), used,
         tuple(str(n) for n in session["name"].values),
     )  # fmt: skip
     columns = [session[v].values.tolist() for v in ("frame", "wcs", "height", "width")]
-    frames = [
+    return [
         digest(*row, *(a[i] for a in (shift, *solved, factor))) if used[i] else ""
         for i, row in enumerate(zip(*columns, strict=True))
     ]
-    keys = np.full((len(bands), *grid.tiles), "", dtype="<U16")
-    for (band, ty, tx), found in pieces.items():
-        rows, columns_ = grid.window(ty, tx)
-        # At the edges of the canvas rejection does not see beyond.
-        wide = grid.place(widen(rows, grid.shape[0]), widen(columns_, grid.shape[1]))
-        over = [frames[p.frame] for p in found if frames[p.frame]]
-        keys[band, ty, tx] = digest(grid.lattice, grid.place(rows, columns_), wide, over)
-    return keys
 
 
-def _reaching(pieces: Mapping[tuple[int, int, int], Sequence[Piece]]) -> NDArray[np.int64]:
+def reaching(pieces: Mapping[tuple[int, int, int], Sequence[Piece]]) -> NDArray[np.int64]:
     """Frames that may reach the canvas."""
     return np.unique([p.frame for found in pieces.values() for p in found]).astype(np.int64)
 
@@ -229,17 +269,12 @@ def integrate(
     sum over the frame. Noise is carried as if pixels were independent: the kernel makes the pixel rms smaller by
     sqrt(`kernel_noise_factor`) and neighbours correlated, so that sums over areas have the noise `variance` says.
     """
-    options = Options(
-        Rejection(rejection, low=low, high=high, grow=2.0 if grow else None, significance=significance),
-        float(task_memory),
-        _source_bytes(session),
-        taper=taper,
-        weighting=weighting,
-        combination=combination,
-        resampling=resampling,
-        clamp=clamp,
-    )
-    grid = _canvas(registration, tile)
+    options = options_of(
+        session, rejection=rejection, low=low, high=high, significance=significance, grow=grow,
+        combination=combination, weighting=weighting, resampling=resampling, clamp=clamp, taper=taper,
+        task_memory=task_memory,
+    )  # fmt: skip
+    grid = canvas_of(registration, tile)
     bands, pieces = index_frames(session, registration, grid, resampling)
     for key, found in pieces.items():
         strip_rows(
@@ -247,38 +282,23 @@ def integrate(
         )  # fmt: skip
     measures: dict[str, Any] = measures_of(session, approval, measures_needed(weighting, weight_rule))
     if weighting == "keyword":
-        measures["keyword"] = keyword_values(session, _reaching(pieces), weight_rule)
-    dependencies, solution_task = _solution_task(
+        measures["keyword"] = keyword_values(session, reaching(pieces), weight_rule)
+    dependencies, gathering = solution_task(
         session, registration, normalization, options, weight_rule, measures
     )  # fmt: skip
     token = tokenize(
         [session[v].values.tolist() for v in ("frame", "name", "source", "wcs", "height", "width", "band")],
-        grid, sorted(pieces), repr(options), [a.name for a in dependencies], repr(solution_task[1:]),
+        grid, sorted(pieces), repr(options), [a.name for a in dependencies], repr(gathering[1:]),
     )  # fmt: skip
-    solution_key = f"integrate-solution-{token}"
-    tiles_name = f"integrate-tile-{token}"
 
-    def tile_task(block: Block) -> tuple[Any, ...]:
+    def tile_spec(block: Block) -> TileSpec:
         frames = tuple(frame_spec(session, p.frame) for p in pieces[block[0], block[1], block[2]])
-        return (integrate_tile, TileSpec(grid, (block[1], block[2]), frames, options), solution_key)
+        return TileSpec(grid, (block[1], block[2]), frames, options)
 
-    solution = HighLevelGraph.from_collections(
-        solution_key, {solution_key: solution_task}, dependencies=dependencies
+    variables = canvas_arrays(
+        "integrate", token, grid, len(bands), pieces, work=integrate_tile, spec=tile_spec,
+        solution=gathering, dependencies=dependencies,
     )  # fmt: skip
-    base = extended(solution, BlockLayer(tiles_name, pieces, tile_task), needs=solution_key)
-    chunks = ((1,) * len(bands), *grid.chunks)
-    variables = {}
-    for name, dtype in _DTYPES.items():
-        layer_name = f"integrate-{name}-{token}"
-
-        def block_task(block: Block, name: str = name) -> tuple[Any, ...]:
-            if block in pieces:
-                return (_pick, (tiles_name, *block), name)
-            return (_fill, chunks[1][block[1]], chunks[2][block[2]], name)
-
-        layer = BlockLayer(layer_name, Blocks((len(bands), *grid.tiles)), block_task)
-        array = da.Array(extended(base, layer, needs=tiles_name), layer_name, chunks=chunks, dtype=dtype)
-        variables[name] = (("band", "y", "x"), array)
     units = {str(u) for u in session["units"].values} - {""}
     attrs = {
         **grid.to_attrs(),
@@ -298,7 +318,7 @@ def _noise_factor(pieces: Mapping[tuple[int, int, int], Sequence[Piece]], resamp
     return total / area if area else kernel_noise_factor()
 
 
-def _solution_task(
+def solution_task(
     session: xr.Dataset,
     registration: xr.Dataset,
     normalization: xr.Dataset,
@@ -325,12 +345,3 @@ def _solution_task(
     noise = needs_noise(options.weighting) or options.rejection.method != "none" or options.combination == "median"
     names = Names(tuple(str(n) for n in session["name"].values))
     return dependencies, (gather, names, options.weighting, rule, noise, *arguments)
-
-
-def _pick(result: Combined, name: str) -> NDArray[Any]:
-    return np.asarray(getattr(result, name))[np.newaxis]
-
-
-def _fill(rows: int, columns: int, name: str) -> NDArray[Any]:
-    dtype = np.dtype(_DTYPES[name])
-    return np.full((1, rows, columns), np.nan if dtype.kind == "f" else 0, dtype=dtype)

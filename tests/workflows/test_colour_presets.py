@@ -122,7 +122,7 @@ def test_a_missing_band_is_told(lrgb: tuple[Path, RunReport, SimulatedSession]) 
         run_workflow(workflow, project.parent / "frames", project=project, scheduler="synchronous")
 
 
-@pytest.mark.parametrize("name", ["lrgb", "rgb", "osc", "narrowband"])
+@pytest.mark.parametrize("name", ["lrgb", "rgb", "osc", "osc_drizzle", "narrowband"])
 def test_presets_are_complete(name: str) -> None:
     workflow = Workflow.load(name)
     assert workflow.names[0] == "ingest"
