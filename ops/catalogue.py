@@ -18,6 +18,7 @@ from skyloom.ops.integration import integrate
 from skyloom.ops.measurement import approve, measure
 from skyloom.ops.normalization import normalize
 from skyloom.ops.registration import locate, register
+from skyloom.ops.restoration import denoise, noise_levels
 from skyloom.ops.session import ingest
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "coverage",
     "debayer",
     "defects",
+    "denoise",
     "edges",
     "flats",
     "gradient",
@@ -43,6 +45,7 @@ __all__ = [
     "measure",
     "merge",
     "neutralize",
+    "noise_levels",
     "normalize",
     "register",
     "star_catalogue",
