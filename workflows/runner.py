@@ -296,7 +296,7 @@ class Run:
             directory.mkdir(parents=True, exist_ok=True)
             inputs = {n: steps[p].dataset for n, p in node.inputs.items()}
             made = [Path(p) for p in node.op.function(**inputs, directory=directory, **node.parameters)]
-            files = {str(p.relative_to(directory)): p.stat().st_size for p in made}
+            files = {os.path.relpath(p, directory): p.stat().st_size for p in made}
             manifest.write_text(json.dumps({"key": step.key, "files": files}), encoding="utf-8")
         self.reporter.node_ends(node.name, seconds=time.monotonic() - begin, note="")
         return made
