@@ -311,7 +311,7 @@ class Run:
         directory, manifest = self._outputs(step)
         try:
             record = json.loads(manifest.read_text(encoding="utf-8"))
-            files = {directory / n: int(size) for n, size in record["files"].items()}
+            files = {Path(os.path.normpath(directory / n)): int(size) for n, size in record["files"].items()}
             if record["key"] == step.key and all(p.stat().st_size == size for p, size in files.items()):
                 return list(files)
         except (OSError, ValueError, KeyError, AttributeError):

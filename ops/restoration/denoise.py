@@ -32,6 +32,8 @@ PLANES_OF_BAND = 9
 """For each of those."""
 QUIET_CELLS = 0.25
 """Quantile of the cells' scatter that counts as noise: those above hold structure of the sky."""
+FINE = 2
+"""Scales whose scatter is that of noise even where clouds fill the field; that of coarser ones may be theirs."""
 USUAL = (1.0, 1.0, 1.0, 0.6, 0.3, 0.3, 0.3)
 """Strength of the scales."""
 DEEP_CELLS = 0.25
@@ -132,7 +134,11 @@ def measured_levels(*levels: Any, scales: int, planes: int) -> tuple[Floats, Flo
         ratios = np.nanquantile(ratio[..., :scales], QUIET_CELLS, axis=(1, 2))
         references = np.nanquantile(sigma, DEEP_CELLS, axis=(1, 2))
     # Canvases smaller than a cell: the variance map alone.
-    return np.where(np.isfinite(ratios), ratios, 1.0), np.where(np.isfinite(references), references, 0.0)
+    ratios = np.where(np.isfinite(ratios), ratios, 1.0)
+    # Smoothing takes noise from fine scales, none adds to coarse ones alone.
+    most = np.maximum(ratios[:, :FINE].max(axis=1, keepdims=True), 1.0)
+    ratios[:, FINE:] = np.minimum(ratios[:, FINE:], most)
+    return ratios, np.where(np.isfinite(references), references, 0.0)
 
 
 def _cost(image: xr.Dataset, noise: xr.Dataset | None = None, **parameters: Any) -> Cost:

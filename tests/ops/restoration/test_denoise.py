@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from skyloom.ops.errors import ConfigError, DataError
 from skyloom.ops.grid import Grid, wcs_header
-from skyloom.ops.restoration.denoise import denoise
+from skyloom.ops.restoration.denoise import denoise, measured_levels
 from skyloom.ops.restoration.noise_levels import noise_levels
 from skyloom.ops.restoration.starlet import reach
 from skyloom.ops.restoration.starlet_noise import starlet_covariance
@@ -317,6 +317,26 @@ def test_noise_levels_find_what_the_variance_map_lacks(scene: Scene) -> None:
     expected = run(right, measured(right))["image"].values
     got = run(wrong, levels)["image"].values
     np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_clouds_over_the_whole_field_are_no_noise(scene: Scene) -> None:
+    """Structures of 8 to 32 pixels everywhere, brighter than the noise at their scales."""
+    rng = np.random.default_rng(6)
+    shape = (512, 512)
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(shape[0]), np.fft.fftfreq(shape[1])))
+    power = np.exp(-0.5 * (frequency * 60.0) ** 2)
+    clouds = np.fft.ifft2(np.fft.fft2(rng.normal(size=shape)) * power).real
+    clouds *= 3.0 / clouds.std()
+    image = 100.0 + clouds + rng.normal(size=shape)
+    mosaic = mosaic_of(image, np.ones(shape), tile=512)
+    levels = measured(mosaic)
+    assert np.median(levels["ratio"].values[..., 4]) > 5.0
+    ratios, references = measured_levels(levels["ratio"].values, levels["sigma"].values, scales=5, planes=1)
+    assert ratios.max() < 1.15
+    np.testing.assert_allclose(references, 1.0)
+    residual = run(mosaic, levels)["image"].values[0] - 100.0 - clouds
+    assert residual[64:-64, 64:-64].std() < 0.35
+    assert abs(np.polyfit(clouds.ravel(), residual.ravel(), 1)[0]) < 0.03
 
 
 def test_colour_is_denoised_more_than_brightness(scene: Scene) -> None:
