@@ -116,7 +116,7 @@ def _mean(
             top, left = 2 * (rows[0] + y), 2 * (columns[0] + x)
             pixels = np.asarray(below[band, top : top + 2 * size[0], left : left + 2 * size[1]])
             for target, plane in zip(out[part], pixels, strict=True):
-                target[...] = block_mean(plane, 2)
+                target[...] = np.nan if np.isnan(plane).all() else block_mean(plane, 2)
     return out
 
 
