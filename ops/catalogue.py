@@ -18,7 +18,7 @@ from skyloom.ops.integration import drizzle, integrate
 from skyloom.ops.measurement import approve, measure
 from skyloom.ops.normalization import normalize
 from skyloom.ops.registration import locate, register
-from skyloom.ops.restoration import deconvolve, psf, psf_stars
+from skyloom.ops.restoration import deconvolve, denoise, noise_levels, psf, psf_stars
 from skyloom.ops.session import ingest
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "debayer",
     "deconvolve",
     "defects",
+    "denoise",
     "drizzle",
     "edges",
     "flats",
@@ -46,6 +47,7 @@ __all__ = [
     "measure",
     "merge",
     "neutralize",
+    "noise_levels",
     "normalize",
     "psf",
     "psf_stars",

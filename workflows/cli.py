@@ -132,10 +132,18 @@ def _parser() -> argparse.ArgumentParser:
     export = add("export", _export, "write a node's image to a file; the ending chooses the format")
     export.add_argument("project", metavar="PROJECT")
     export.add_argument("node", metavar="NODE")
-    export.add_argument("file", metavar="FILE", help=".fits, .xisf, .tif or .png")
+    export.add_argument("file", metavar="FILE", help=".fits, .xisf, .tif, .png or .jpg")
     export.add_argument("--band", help="which band")
     export.add_argument("--variable", default="image", help="image, variance, weight, count, … (%(default)s)")
-    export.add_argument("--max-side", type=int, default=4096, help="longest side of a PNG (%(default)s px)")
+    export.add_argument(
+        "--max-side", type=int, default=4096, help="longest side of a PNG or JPEG (%(default)s px)"
+    )
+    export.add_argument(
+        "--depth",
+        type=int,
+        choices=(8, 16, 32),
+        help="bits of a PNG of a picture (8, 16) or a TIFF (16, 32: floats)",
+    )
 
     simulate = add("simulate", _simulate, "make a session of frames with known truth")
     simulate.add_argument("folder", metavar="OUT")
@@ -415,7 +423,12 @@ def _export(options: argparse.Namespace) -> int:
     store = open_project(Path(options.project))
     path = Path(options.file)
     export_file(
-        store.open(options.node), path, variable=options.variable, band=options.band, max_side=options.max_side
+        store.open(options.node),
+        path,
+        variable=options.variable,
+        band=options.band,
+        max_side=options.max_side,
+        depth=options.depth,
     )
     print(path)
     return 0

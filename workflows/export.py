@@ -1,4 +1,4 @@
-"""Files for people and other programs: FITS, XISF, 16-bit TIFF, PNG, all written strip by strip."""
+"""Files for people and other programs: FITS, XISF, TIFF, PNG, JPEG, all written strip by strip."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from skyloom.ops.arrays import array_spec
 from skyloom.ops.errors import ConfigError
+from skyloom.ops.formats.write_xisf import Display
 from skyloom.ops.frames import open_source
 from skyloom.ops.grid import POINTED, Grid, pixel_to_sky
 from skyloom.ops.pyramid import block_mean
 from skyloom.ops.registry import Cost, Param, register, suggest
-from skyloom.ops.stretch import autostretch
 from skyloom.workflows.export_colour import (
     Picture,
     check_formats,
@@ -29,18 +29,24 @@ from skyloom.workflows.export_colour import (
     write_colour_png,
     write_colour_tiff,
 )
+from skyloom.workflows.icc import profile_of
+from skyloom.workflows.previews import colours_of, save_preview, shown_mosaic, shown_picture, sky_stretch
 from skyloom.workflows.store import disk_errors
 
 STRIP = 256
 """Rows read at a time: the inner chunk of the store, so that nothing is decoded twice."""
 
 _FITS_BLOCK = 2880
+_PROGRAM = f"skyloom {version('skyloom')}"
+_VIEW = 2000
+"""Longest side of the view of a plane whose sky is looked at (pixels)."""
 _NO_DATA = 0
 """Value of pixels without data in integer pictures; those with data start at 1."""
 
-Format = Literal["fits", "tiff", "png", "xisf"]
+Format = Literal["fits", "tiff", "png", "jpeg", "xisf"]
 
-_FORMATS = ("fits", "tiff", "png", "xisf")
+_FORMATS = ("fits", "tiff", "png", "jpeg", "xisf")
+_SUFFIXES = {"fits": "fits", "tiff": "tif", "png": "png", "jpeg": "jpg", "xisf": "xisf"}
 _ENDINGS: dict[str, Format] = {
     ".fits": "fits",
     ".fit": "fits",
@@ -48,6 +54,8 @@ _ENDINGS: dict[str, Format] = {
     ".tif": "tiff",
     ".tiff": "tiff",
     ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
     ".xisf": "xisf",
 }
 
@@ -133,8 +141,9 @@ def export_file(
     variable: str = "image",
     band: str | None = None,
     max_side: int = 4096,
+    depth: Literal[8, 16, 32] | None = None,
 ) -> None:
-    """Write one plane of a canvas to a file; the ending chooses the format.
+    """Write one plane of a canvas, or a picture of channels, to a file; the ending chooses the format.
 
     Parameters
     ----------
@@ -142,11 +151,15 @@ def export_file(
         A node's result with a canvas.
     path
         FITS: float32 (counts as integers), WCS, units, history. TIFF: 16 bit, linear, scaled from the smallest
-        to the largest value (in the description), 0 = no data. PNG: 8 bit, autostretched, shrunk to `max_side`.
+        to the largest value (in the description), 0 = no data. PNG, JPEG: 8 bit, autostretched, shrunk to
+        `max_side`.
     variable, band
         Which plane; the band may be left out where there is one. A PNG of bands R, G and B is in colour.
     max_side
-        Longest side of a PNG (pixels).
+        Longest side of a PNG or JPEG (pixels).
+    depth
+        TIFF of 16 bits, or of 32: floats as they are, NaN = no data; PNG of a picture: 8 or 16. None: the
+        format's usual.
 
     Raises
     ------
@@ -156,18 +169,24 @@ def export_file(
         If the file cannot be written.
     """
     kind = format_of(path)
+    colour = variable in dataset and "channel" in dataset[variable].dims
     with disk_errors(f"writing {path}"):
         # Under another name until it is whole: a run that is killed leaves no half file.
         partial = path.with_name(f".{path.name}.partial")
         try:
-            if kind == "fits":
+            if colour:
+                _write_picture(dataset, partial, kind, variables=[variable], max_side=max_side, depth=depth)
+            elif kind == "fits":
                 write_fits(dataset, partial, variables=[variable], band=band)
             elif kind == "xisf":
                 write_xisf_plane(dataset, partial, variable=variable, band=band)
             elif kind == "tiff":
-                write_tiff(Plane.of(dataset, variable=variable, band=band), partial)
+                plane = Plane.of(dataset, variable=variable, band=band)
+                write_tiff(plane, partial, floats=depth == 32, history=history_lines(dataset))
             else:
-                write_png(dataset, partial, variable=variable, band=band, max_side=max_side)
+                pixels = shown_mosaic(dataset, variable=variable, band=band, max_side=max_side)
+                texts = {"Software": _PROGRAM, "Comment": "\n".join(history_lines(dataset))}
+                save_preview(pixels, partial, kind=kind, texts=texts)
             partial.replace(path)
         except FileNotFoundError:
             raise ConfigError(f"{path}: the folder {path.parent} does not exist") from None
@@ -191,13 +210,21 @@ def fits_header(dataset: xr.Dataset, plane: Plane) -> fits.Header:
             header["NOISEFAC"] = (float(dataset.attrs[name]), "rms of white noise after the resampling")
     if "noise_correlation" in dataset.attrs:
         header["NOISECOR"] = (float(dataset.attrs["noise_correlation"]), "rms of sums over areas, to white noise")
-    for entry in json.loads(dataset.attrs.get("provenance", "[]")):
-        header["HISTORY"] = f"{entry['node']} = {entry['op']} version {entry['version']} key {entry['key']}"
-        for name, value in entry["parameters"].items():
-            # A canvas is a whole header, and stands in this one anyway.
-            text = json.dumps(value)
-            header["HISTORY"] = f"  {name} = {text if len(text) <= 200 else text[:200] + ' ...'}"
+    for line in history_lines(dataset):
+        header["HISTORY"] = line
     return header
+
+
+def history_lines(dataset: xr.Dataset) -> list[str]:
+    """How a result came about: the nodes and their parameters."""
+    lines = []
+    for entry in json.loads(dataset.attrs.get("provenance", "[]")):
+        lines.append(f"{entry['node']} = {entry['op']} version {entry['version']} key {entry['key']}")
+        for name, value in entry["parameters"].items():
+            # A canvas is a whole header, and stands in that of the file anyway.
+            text = json.dumps(value)
+            lines.append(f"  {name} = {text if len(text) <= 200 else text[:200] + ' ...'}")
+    return lines
 
 
 def _sky_cards(grid: Grid) -> fits.Header:
@@ -262,47 +289,67 @@ def value_range(plane: Plane) -> tuple[float, float]:
     return low, high
 
 
-def write_tiff(plane: Plane, path: Path) -> None:
-    """Write a plane as linear 16-bit TIFF: nothing is clipped, the scale is in the description."""
+def write_tiff(plane: Plane, path: Path, *, floats: bool = False, history: Sequence[str] = ()) -> None:
+    """Write a plane as linear TIFF: 16 bit, nothing clipped, the scale in the description; or plain floats."""
     import tifffile
 
-    low, high = value_range(plane)
-    step = (high - low) / 65534.0
-    description = f"skyloom; value = {low!r} + {step!r} * (pixel - 1); 0 = no data"
+    dtype = np.float32 if floats else np.uint16
+    low, step = 0.0, 1.0
+    if floats:
+        said = "skyloom; linear, NaN = no data"
+    else:
+        low, high = value_range(plane)
+        step = (high - low) / 65534.0
+        said = f"skyloom; value = {low!r} + {step!r} * (pixel - 1); 0 = no data"
 
-    def strips() -> Iterator[NDArray[np.uint16]]:
+    def scaled(pixels: NDArray[Any]) -> NDArray[Any]:
+        if floats:
+            return np.asarray(pixels, dtype=np.float32)
+        numbers = pixels.astype(np.float64)
+        numbers -= low
+        numbers /= step
+        numbers = np.rint(numbers, out=numbers)
+        numbers += 1.0
+        numbers[~np.isfinite(numbers)] = _NO_DATA
+        return numbers.astype(np.uint16)
+
+    def strips() -> Iterator[NDArray[Any]]:
         # Pictures start at the top, FITS at the bottom.
-        carry = np.empty((0, plane.shape[1]), dtype=np.uint16)
+        carry = np.empty((0, plane.shape[1]), dtype=dtype)
         for _, pixels in plane.strips(top_first=True):
-            scaled = np.rint((pixels[::-1].astype(np.float64) - low) / step) + 1
-            carry = np.concatenate([carry, np.where(np.isfinite(scaled), scaled, _NO_DATA).astype(np.uint16)])
+            carry = np.concatenate([carry, scaled(pixels[::-1])])
             while len(carry) >= STRIP:
                 yield carry[:STRIP]
                 carry = carry[STRIP:]
         if len(carry):
             yield carry
 
-    big = plane.shape[0] * plane.shape[1] * 2 > 2**31
+    big = plane.shape[0] * plane.shape[1] * np.dtype(dtype).itemsize > 2**31
     with tifffile.TiffWriter(path, bigtiff=big) as tiff:
         tiff.write(
             strips(),
             shape=plane.shape,
-            dtype=np.uint16,
+            dtype=dtype,
             photometric="minisblack",
             rowsperstrip=STRIP,
-            description=description,
+            description=_ascii([said, *history]),
             metadata=None,
-            software=f"skyloom {version('skyloom')}",
+            software=_PROGRAM,
         )
+
+
+def _ascii(lines: Sequence[str]) -> str:
+    """Lines as a TIFF may have them."""
+    return "\n".join(lines).encode("ascii", "replace").decode()
 
 
 def write_xisf_plane(dataset: xr.Dataset, path: Path, *, variable: str, band: str | None) -> None:
     """Write a plane as linear 32-bit XISF, or R, G and B as one colour image where no band is chosen."""
     from skyloom.ops.formats.write_xisf import write_xisf
 
-    bands = [str(b) for b in dataset["band"].values] if "band" in dataset.dims else [""]
-    colours = ["R", "G", "B"] if band is None and {"R", "G", "B"} <= set(bands) else [band]
-    planes = [Plane.of(dataset, variable=variable, band=c) for c in colours]
+    planes = [Plane.of(dataset, variable=variable, band=c) for c in colours_of(dataset, band)]
+    # A view of some thousand pixels tells the sky.
+    views = [p.small(max(1, -(-max(p.shape) // _VIEW))) for p in planes] if variable == "image" else []
     header = fits_header(dataset, planes[0])
     history = [str(line) for line in header.get("HISTORY", [])]
     cards = {c.keyword: (c.value, c.comment) for c in header.cards if c.keyword not in ("HISTORY", "COMMENT", "")}
@@ -315,45 +362,30 @@ def write_xisf_plane(dataset: xr.Dataset, path: Path, *, variable: str, band: st
             yield pixels[0] if len(pixels) == 1 else np.stack(pixels)
 
     shape = planes[0].shape if len(planes) == 1 else (3, *planes[0].shape)
-    write_xisf(path, strips(), shape=shape, cards=cards, history=history, creator=f"skyloom {version('skyloom')}")
+    write_xisf(
+        path,
+        strips(),
+        shape=shape,
+        cards=cards,
+        history=history,
+        creator=_PROGRAM,
+        display=[display_of(view) for view in views],
+    )
 
 
-def write_png(
-    dataset: xr.Dataset, path: Path, *, variable: str = "image", band: str | None = None, max_side: int = 4096
-) -> None:
-    """Write a picture: autostretched, 8 bit, north as the canvas has it, in colour where there are R, G and B."""
-    from PIL import Image
-
-    bands = [str(b) for b in dataset["band"].values] if "band" in dataset.dims else [""]
-    colours = ["R", "G", "B"] if band is None and {"R", "G", "B"} <= set(bands) else [band]
-    channels = []
-    for colour in colours:
-        plane = Plane.of(dataset, variable=variable, band=colour)
-        small = plane.small(max(1, -(-max(plane.shape) // max_side)))
-        # Every so many pixels tell the sky as well as all of them do.
-        stretch = autostretch(small[:: max(1, small.shape[0] // 1000), :: max(1, small.shape[1] // 1000)])
-        channel = np.zeros(small.shape, dtype=np.uint8)
-        for start in range(0, len(small), STRIP):
-            rows = slice(start, start + STRIP)
-            shades = stretch.apply(small[rows])
-            # 1…255 hold data, 0 none, as in the TIFF.
-            good = np.isfinite(shades)
-            channel[rows][good] = np.rint(1 + shades[good] * 254).astype(np.uint8)
-        channels.append(channel)
-    image = channels[0] if len(channels) == 1 else np.stack(channels, axis=-1)
-    if len(channels) > 1:
-        # Where a band is missing there is no colour, only a false one.
-        image[(image == _NO_DATA).any(axis=-1)] = _NO_DATA
-    Image.fromarray(np.ascontiguousarray(image[::-1])).save(path, format="PNG", compress_level=3)
+def display_of(view: NDArray[np.float32]) -> Display:
+    """How PixInsight is to show a linear plane, from a smaller view of it."""
+    stretch = sky_stretch(view)
+    return Display(stretch.midtones, stretch.shadows, stretch.highlights)
 
 
 def _export_cost(image: xr.Dataset, *, formats: list[str], max_side: int, **parameters: Any) -> Cost:
     pixels = float(np.prod([image.sizes[d] for d in ("y", "x")]))
     bands = image.sizes.get("band", image.sizes.get("channel", 1))
-    size = {"fits": 12.0, "tiff": 2.0, "png": 0.5, "xisf": 4.0}
+    size = {"fits": 12.0, "tiff": 2.0, "png": 0.5, "jpeg": 0.2, "xisf": 4.0}
     written = bands * pixels * sum(size.get(f, 0.0) for f in formats)
     small = min(pixels, float(max_side) ** 2)
-    memory = STRIP * image.sizes["x"] * 4 * 8 + small * (12 if "png" in formats else 0)
+    memory = STRIP * image.sizes["x"] * 4 * 8 + small * (16 if {"png", "jpeg"} & set(formats) else 0)
     if "channel" in image.dims:
         memory = STRIP * image.sizes["x"] * bands * 8 * 6
     return Cost(
@@ -364,7 +396,7 @@ def _export_cost(image: xr.Dataset, *, formats: list[str], max_side: int, **para
     )
 
 
-@register(version=2, sink=True, cost=_export_cost)
+@register(version=3, sink=True, cost=_export_cost)
 def export(
     image: xr.Dataset,
     directory: Path,
@@ -373,9 +405,9 @@ def export(
     max_side: Annotated[int, Param(unit="px", low=16, high=30000)] = 4096,
     depth: Literal[8, 16, 32] = 8,
 ) -> list[Path]:
-    """Write each band as FITS (image, variance, count), 16-bit TIFF, PNG or XISF, and a colour PNG of R, G, B.
+    """Write each band as FITS (image, variance, count), TIFF, PNG, JPEG or XISF, and a colour PNG of R, G, B.
 
-    A picture of channels is written in colour: stretched as PNG and 16-bit TIFF with an sRGB profile
+    A picture of channels is written in colour: stretched as PNG, JPEG and 16-bit TIFF with a colour profile
     (picture.png), linear as FITS, XISF and float TIFF (linear.fits).
 
     Parameters
@@ -385,11 +417,12 @@ def export(
     directory
         Where the files go.
     formats
-        Which of fits, tiff, png, xisf.
+        Which of fits, tiff, png, jpeg, xisf.
     max_side
-        Longest side of a PNG; a larger canvas is shrunk for it.
+        Longest side of a PNG or JPEG; a larger canvas is shrunk for it.
     depth
-        Bits of each channel in the PNG of a stretched picture (8 or 16; 32: 16, and a TIFF of floats).
+        Bits of each channel in the PNG of a stretched picture (8 or 16; 32: 16); 32 makes a TIFF of floats of it
+        and of bands. A JPEG has 8.
 
     Returns
     -------
@@ -399,7 +432,7 @@ def export(
     Raises
     ------
     ConfigError
-        For an unknown format, or a PNG of a linear picture.
+        For an unknown format, or a PNG or JPEG of a linear picture.
     """
     for name in formats:
         if name not in _FORMATS:
@@ -414,16 +447,16 @@ def export(
     for band in bands:
         stem = "mosaic" if band == "none" else f"mosaic_{_file_part(band)}"
         for name in formats:
-            path = directory / f"{stem}.{'tif' if name == 'tiff' else name}"
+            path = directory / f"{stem}.{_SUFFIXES[name]}"
             if name == "fits":
                 partial = path.with_name(f".{path.name}.partial")
                 write_fits(image, partial, variables=planes, band=band)
                 partial.replace(path)
             else:
-                export_file(image, path, band=band, max_side=max_side)
+                export_file(image, path, band=band, max_side=max_side, depth=32 if depth == 32 else None)
             made.append(path)
-    if "png" in formats and {"R", "G", "B"} <= set(bands):
-        path = directory / "mosaic.png"
+    for name in [f for f in ("png", "jpeg") if f in formats and {"R", "G", "B"} <= set(bands)]:
+        path = directory / f"mosaic.{_SUFFIXES[name]}"
         export_file(image, path, max_side=max_side)
         made.append(path)
     return made
@@ -433,40 +466,59 @@ def _export_colour(
     image: xr.Dataset, directory: Path, *, formats: list[str], max_side: int, depth: Literal[8, 16, 32]
 ) -> list[Path]:
     """Write a picture of channels."""
-    picture = Picture.of(image)
-    check_formats(picture.linear, formats)
-    header = fits_header(image, Plane(image["image"][0], "", ""))
+    linear = bool(image.attrs.get("linear", True))
+    check_formats(linear, formats)
+    planes = [v for v in ("image", "variance") if v in image]
+    made = []
+    for name in formats:
+        path = directory / f"{'linear' if linear else 'picture'}.{_SUFFIXES[name]}"
+        partial = path.with_name(f".{path.name}.partial")
+        with disk_errors(f"writing {path}"):
+            _write_picture(image, partial, name, variables=planes, max_side=max_side, depth=depth)
+            partial.replace(path)
+        made.append(path)
+    return made
+
+
+def _write_picture(
+    image: xr.Dataset,
+    path: Path,
+    kind: str,
+    *,
+    variables: list[str],
+    max_side: int,
+    depth: Literal[8, 16, 32] | None,
+) -> None:
+    """Write a picture of channels as one file."""
+    picture = Picture.of(image, variables[0])
+    check_formats(picture.linear, [kind])
+    header = fits_header(image, Plane(image[variables[0]][0], "", ""))
     below, above = clipped_share(image)
     if np.isfinite(below):
         header["CLIPLOW"] = (round(below, 8), "fraction of pixels below black in a channel")
         header["CLIPHIGH"] = (round(above, 8), "fraction of pixels above white in a channel")
-    if "palette" in image.attrs:
-        header["HISTORY"] = f"channels: {image.attrs['palette']}"
-    said = f"channels: {image.attrs.get('palette', '')}; clipped: {below:.3%} below black, {above:.3%} above white"
-    made = []
-    stem = "linear" if picture.linear else "picture"
-    for name in formats:
-        path = directory / f"{stem}.{'tif' if name == 'tiff' else name}"
-        partial = path.with_name(f".{path.name}.partial")
-        with disk_errors(f"writing {path}"):
-            if name == "png":
-                texts = {"Software": f"skyloom {version('skyloom')}", "Comment": said}
-                write_colour_png(picture, partial, depth=8 if depth == 8 else 16, max_side=max_side, texts=texts)
-            elif name == "tiff":
-                write_colour_tiff(
-                    picture,
-                    partial,
-                    depth=16 if depth == 8 else depth,
-                    description=f"skyloom; {said}; 0 = no data",
-                )
-            elif name == "xisf":
-                _write_colour_xisf(picture, partial, header)
-            else:
-                planes = [v for v in ("image", "variance") if v in image]
-                write_colour_fits(image, partial, header, variables=planes)
-            partial.replace(path)
-        made.append(path)
-    return made
+    palette = image.attrs.get("palette", "")
+    if palette:
+        header["HISTORY"] = f"channels: {palette}"
+    said = f"channels: {palette}"
+    if np.isfinite(below):
+        said += f"; clipped: {below:.3%} below black, {above:.3%} above white"
+    texts = {"Software": _PROGRAM, "Comment": "\n".join([said, *history_lines(image)])}
+    if kind == "png":
+        write_colour_png(picture, path, depth=16 if depth in (16, 32) else 8, max_side=max_side, texts=texts)
+    elif kind == "jpeg":
+        save_preview(shown_picture(picture, max_side=max_side), path, kind="jpeg", texts=texts)
+    elif kind == "tiff":
+        write_colour_tiff(
+            picture,
+            path,
+            depth=32 if depth == 32 else 16,
+            description=_ascii([f"skyloom; {said}; 0 = no data", *history_lines(image)]),
+        )
+    elif kind == "xisf":
+        _write_colour_xisf(picture, path, header)
+    else:
+        write_colour_fits(image, path, header, variables=variables)
 
 
 def _write_colour_xisf(picture: Picture, path: Path, header: fits.Header) -> None:
@@ -476,8 +528,18 @@ def _write_colour_xisf(picture: Picture, path: Path, header: fits.Header) -> Non
     cards = {c.keyword: (c.value, c.comment) for c in header.cards if c.keyword not in ("HISTORY", "COMMENT", "")}
     channels, height, width = picture.shape
     strips = (np.asarray(p if channels == 3 else p[0], dtype=np.float32) for p in picture.strips())
-    shape = (3, height, width) if channels == 3 else (height, width)
-    write_xisf(path, strips, shape=shape, cards=cards, history=history, creator=f"skyloom {version('skyloom')}")
+    write_xisf(
+        path,
+        strips,
+        shape=(3, height, width) if channels == 3 else (height, width),
+        cards=cards,
+        history=history,
+        creator=_PROGRAM,
+        # What is stretched is shown as it is, and is between 0 and 1.
+        display=[display_of(view) for view in picture.views(_VIEW)] if picture.linear else (),
+        bounds=None if picture.linear else (0.0, 1.0),
+        profile=b"" if picture.linear else profile_of(channels),
+    )
 
 
 def _file_part(text: str) -> str:

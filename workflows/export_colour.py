@@ -1,4 +1,4 @@
-"""Colour pictures as files: PNG and TIFF with an sRGB profile, FITS of the linear channels; strip by strip."""
+"""Colour pictures as files: PNG and TIFF with a colour profile, FITS of the linear channels; strip by strip."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +19,12 @@ from skyloom.ops.arrays import array_spec
 from skyloom.ops.errors import ConfigError
 from skyloom.ops.frames import open_source
 from skyloom.ops.pyramid import block_mean
+from skyloom.workflows.icc import profile_of
 
 STRIP = 256
 """Rows read at a time: the inner chunk of the store."""
+_PIECE = 32
+"""Rows turned into numbers of a picture at a time."""
 Depth = Literal[8, 16, 32]
 _FITS_BLOCK = 2880
 
@@ -64,10 +66,23 @@ class Picture:
         dtype = np.uint8 if depth == 8 else np.uint16
         rows = max(factor, STRIP // factor * factor)
         for pixels in self._from_top(rows, factor):
-            scaled = np.rint(1.0 + pixels.astype(np.float64) * (highest - 1.0))
-            missing = ~np.isfinite(scaled).all(axis=0)
-            scaled[:, missing] = 0.0
-            yield np.ascontiguousarray(np.moveaxis(scaled, 0, -1).astype(dtype))
+            out = np.empty((*pixels.shape[1:], len(pixels)), dtype)
+            for start in range(0, len(out), _PIECE):
+                # In pieces: the strip of a wide canvas is large as float64.
+                piece = pixels[:, start : start + _PIECE].astype(np.float64)
+                piece *= highest - 1.0
+                piece += 1.0
+                np.rint(piece, out=piece)
+                piece[:, ~np.isfinite(piece).all(axis=0)] = 0.0
+                out[start : start + _PIECE] = np.moveaxis(piece, 0, -1)
+            yield out
+
+    def views(self, side: int) -> list[NDArray[np.float32]]:
+        """Smaller views of the channels, not longer than `side` pixels."""
+        factor = max(1, -(-max(self.shape[1:]) // side))
+        rows = max(factor, STRIP // factor * factor)
+        parts = [[block_mean(p, factor) for p in pixels] for pixels in self.strips(rows=rows)]
+        return [np.concatenate(planes) for planes in zip(*parts, strict=True)]
 
     def _from_top(self, rows: int, factor: int) -> Iterator[NDArray[Any]]:
         for pixels in self.strips(top_first=True, rows=rows):
@@ -78,19 +93,10 @@ class Picture:
                 yield np.stack([block_mean(p[::-1], factor)[::-1] for p in pixels])
 
 
-@lru_cache(maxsize=1)
-def srgb_profile() -> bytes:
-    """ICC profile of sRGB."""
-    from PIL import ImageCms
-
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-    return bytes(profile.tobytes())
-
-
 def write_colour_png(
     picture: Picture, path: Path, *, depth: Literal[8, 16], max_side: int, texts: dict[str, str]
 ) -> None:
-    """Write a stretched picture as PNG, 8 or 16 bit, with an sRGB profile; shrunk to `max_side` where larger.
+    """Write a stretched picture as PNG, 8 or 16 bit, with its colour profile; shrunk to `max_side` where larger.
 
     Notes
     -----
@@ -104,8 +110,8 @@ def write_colour_png(
     with path.open("wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n")
         _chunk(file, b"IHDR", struct.pack(">IIBBBBB", *size, depth, colour_type, 0, 0, 0))
-        if channels == 3:
-            _chunk(file, b"iCCP", b"sRGB\0\0" + zlib.compress(srgb_profile()))
+        name = b"sRGB" if channels == 3 else b"grey"
+        _chunk(file, b"iCCP", name + b"\0\0" + zlib.compress(profile_of(channels)))
         for keyword, text in texts.items():
             _chunk(file, b"tEXt", keyword.encode("latin-1") + b"\0" + text.encode("latin-1", "replace"))
         for rows in picture.shown(depth, factor=factor):
@@ -164,7 +170,7 @@ def write_colour_tiff(picture: Picture, path: Path, *, depth: Depth, description
             description=description,
             metadata=None,
             software=f"skyloom {version('skyloom')}",
-            iccprofile=None if picture.linear or channels != 3 else srgb_profile(),
+            iccprofile=None if picture.linear else profile_of(channels),
         )
 
 
@@ -221,14 +227,14 @@ def clipped_share(dataset: xr.Dataset) -> tuple[float, float]:
 
 
 def check_formats(linear: bool, formats: list[str]) -> None:
-    """Refuse a PNG of linear data.
+    """Refuse a PNG or JPEG of linear data.
 
     Raises
     ------
     ConfigError
         Linear pixels have no black and white yet.
     """
-    if linear and "png" in formats:
+    if linear and {"png", "jpeg"} & set(formats):
         raise ConfigError(
             "a linear picture has no black and white: export it as fits, xisf or tiff, or stretch it"
         )

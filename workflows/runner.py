@@ -296,7 +296,7 @@ class Run:
             directory.mkdir(parents=True, exist_ok=True)
             inputs = {n: steps[p].dataset for n, p in node.inputs.items()}
             made = [Path(p) for p in node.op.function(**inputs, directory=directory, **node.parameters)]
-            files = {str(p.relative_to(directory)): p.stat().st_size for p in made}
+            files = {os.path.relpath(p, directory): p.stat().st_size for p in made}
             manifest.write_text(json.dumps({"key": step.key, "files": files}), encoding="utf-8")
         self.reporter.node_ends(node.name, seconds=time.monotonic() - begin, note="")
         return made
@@ -311,7 +311,7 @@ class Run:
         directory, manifest = self._outputs(step)
         try:
             record = json.loads(manifest.read_text(encoding="utf-8"))
-            files = {directory / n: int(size) for n, size in record["files"].items()}
+            files = {Path(os.path.normpath(directory / n)): int(size) for n, size in record["files"].items()}
             if record["key"] == step.key and all(p.stat().st_size == size for p, size in files.items()):
                 return list(files)
         except (OSError, ValueError, KeyError, AttributeError):

@@ -35,6 +35,8 @@ from skyloom.workflows.stored import location, stored_array
 STORE_NAME = "project.zarr"
 FRAMES = RESERVED
 """Group of decoded frames."""
+OME = "ome"
+"""Attribute of a result's group: its levels of detail, for viewers."""
 INNER_CHUNK = 256
 """Chunk inside a shard (pixels): what a preview or a halo reads at least."""
 
@@ -388,6 +390,7 @@ class Store:
         attrs = dict(group.attrs)
         coordinates = attrs.pop("coordinates", [])
         attrs.pop("skyloom", None)
+        attrs.pop(OME, None)
         variables: dict[str, xr.Variable] = {}
         for name, array in group.arrays():
             item = dict(array.attrs)

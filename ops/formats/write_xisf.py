@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import re
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +24,22 @@ from skyloom.ops.formats.xisf_header import PREAMBLE, SIGNATURE
 ALIGNMENT = 4096
 """Bytes the pixels begin at a multiple of."""
 
+
+@dataclass(frozen=True)
+class Display:
+    """How a linear plane is to be shown: midtones balance (0…1), shadows and highlights (units of the pixels)."""
+
+    midtones: float
+    shadows: float
+    highlights: float
+
+    def within(self, low: float, high: float) -> tuple[float, float, float]:
+        """Midtones, shadows, highlights where `low` is black and `high` is white."""
+        reach = high - low
+        shadows, highlights = (min(max((v - low) / reach, 0.0), 1.0) for v in (self.shadows, self.highlights))
+        return self.midtones, shadows, max(highlights, shadows)
+
+
 _FORMATS = {"<f4": "Float32", "<u2": "UInt16"}
 
 
@@ -37,6 +55,8 @@ def write_xisf(
     bounds: tuple[float, float] | None = None,
     no_data: float = math.nan,
     creator: str = "skyloom",
+    display: Sequence[Display] = (),
+    profile: bytes = b"",
 ) -> Path:
     """Write an image as an XISF file; it has its name only when it is complete.
 
@@ -67,6 +87,11 @@ def write_xisf(
         What takes the place of NaN in float pixels (units of the pixels); PixInsight's tools want a number.
     creator
         Name and version of the program.
+    display
+        One for each plane: PixInsight shows the image through them (a screen transfer function) and leaves the
+        pixels alone.
+    profile
+        ICC profile.
 
     Returns
     -------
@@ -96,7 +121,14 @@ def write_xisf(
         raise DataError(f"{path}: an image without pixels {shape}")
     keywords = _keywords(cards or {}, height, turn=row_zero == "top")
     head = _Head(
-        (planes, height, width), _FORMATS[stored.str], keywords, history=history, creator=creator, bounds=bounds
+        (planes, height, width),
+        _FORMATS[stored.str],
+        keywords,
+        history=history,
+        creator=creator,
+        bounds=bounds,
+        display=display,
+        profile=profile,
     )
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -224,17 +256,21 @@ class _Head:
         history: Sequence[str],
         creator: str,
         bounds: tuple[float, float] | None,
+        display: Sequence[Display],
+        profile: bytes,
     ) -> None:
         self._shape = shape
         self._form = form
         self._keywords = [*keywords, *(("HISTORY", "", line) for line in history)]
         self._creator = creator
         self._bounds = bounds
+        self._display = tuple(display)
+        self._profile = profile
         self._created = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         self.offset = 0
         """First byte of the pixels."""
-        # Two float64 take no more than 24 characters each, the offset no more than 20.
-        longest = PREAMBLE + len(self._xml(-1.2345678901234567e-300, -1.2345678901234567e-300)) + 20
+        # A float64 takes no more than 24 characters, the offset no more than 20.
+        longest = PREAMBLE + len(self._xml(-1.2345678901234567e-300, 1.2345678901234567e-300)) + 20 + 12 * 25
         self.offset = -(-longest // ALIGNMENT) * ALIGNMENT
 
     def encode(self, low: float, high: float) -> bytes:
@@ -271,6 +307,7 @@ class _Head:
                 f"<FITSKeyword {_attributes({'name': name, 'value': value, 'comment': comment})}/>"
                 for name, value, comment in self._keywords
             ),
+            *self._shown(low, high),
             "</Image>",
             "<Metadata>",
             _text("XISF:CreationTime", self._created),
@@ -280,6 +317,23 @@ class _Head:
             "</xisf>",
         ]
         return "\n".join(lines).encode()
+
+    def _shown(self, low: float, high: float) -> list[str]:
+        """Elements of display and profile."""
+        lines = []
+        if self._display:
+            if self._form != "Float32":
+                low, high = 0.0, 65535.0
+            planes = [d.within(low, high) for d in self._display]
+            # Red or grey, green, blue, luminance.
+            missing = [(0.5, 0.0, 1.0)] * (4 - len(planes))
+            m, s, h = (":".join(f"{v:.9g}" for v in values) for values in zip(*planes, *missing, strict=True))
+            shown = {"m": m, "s": s, "h": h, "l": "0:0:0:0", "r": "1:1:1:1", "name": "AutoStretch"}
+            lines.append(f"<DisplayFunction {_attributes(shown)}/>")
+        if self._profile:
+            text = b64encode(self._profile).decode("ascii")
+            lines.append(f'<ICCProfile location="inline:base64">{text}</ICCProfile>')
+        return lines
 
 
 def _attributes(values: Mapping[str, str]) -> str:

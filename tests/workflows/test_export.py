@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,13 @@ import tifffile
 import xarray as xr
 from astropy.io import fits
 from astropy.wcs import WCS
-from PIL import Image
+from PIL import Image, ImageCms
 
 from skyloom.ops.errors import CapacityError, ConfigError
 from skyloom.ops.formats.examine import examine
 from skyloom.ops.grid import Grid, parse_wcs, wcs_header
 from skyloom.ops.session.header_wcs import celestial_wcs
+from skyloom.ops.stretch import Stretch
 from skyloom.workflows import export as export_module
 from skyloom.workflows.export import export, export_file
 
@@ -108,6 +111,46 @@ def test_tiff_is_linear_unclipped_and_the_right_way_up(mosaic: xr.Dataset, tmp_p
     good = pixels > 0
     np.testing.assert_allclose(low + step * (pixels[good] - 1.0), image[good], atol=0.51 * step + 1e-3)
     assert pixels.max() == 65535
+
+
+def test_tiff_of_floats_and_history(mosaic: xr.Dataset, tmp_path: Path) -> None:
+    made = export(mosaic, tmp_path, formats=["tiff"], depth=32)
+    with tifffile.TiffFile(made[0]) as tiff:
+        np.testing.assert_array_equal(tiff.asarray(), mosaic["image"].values[0][::-1])
+        assert tiff.pages[0].description.startswith("skyloom; linear, NaN = no data\n")  # type: ignore[union-attr]
+        assert "\n  low = 4.0" in tiff.pages[0].description  # type: ignore[union-attr]
+
+
+def test_jpeg_is_what_the_png_is(mosaic: xr.Dataset, tmp_path: Path) -> None:
+    made = export(mosaic.isel(band=[0]), tmp_path, formats=["png", "jpeg"], max_side=350)
+    assert [p.name for p in made] == ["mosaic_L.png", "mosaic_L.jpg"]
+    png, jpeg = (Image.open(p) for p in made)
+    difference = np.asarray(jpeg).astype(float) - np.asarray(png)
+    # A mosaic of noise is the worst for JPEG.
+    assert abs(difference.mean()) < 0.5
+    assert difference.std() < 8
+    assert "low = 4.0" in jpeg.info["comment"].decode()
+    assert "low = 4.0" in png.text["Comment"]  # type: ignore[attr-defined]
+    for image in (png, jpeg):
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+        to_screen = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), "L", "RGB")
+        ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+        shown = np.asarray(ImageCms.applyTransform(ramp, to_screen))
+        np.testing.assert_array_equal(shown[0], np.arange(256)[:, None].repeat(3, axis=1))
+
+
+def test_xisf_is_shown_stretched(mosaic: xr.Dataset, tmp_path: Path) -> None:
+    export_file(mosaic, tmp_path / "m.xisf", band="L")
+    text = (tmp_path / "m.xisf").read_bytes()[:4096].decode("utf-8", "ignore")
+    found = re.search(r'<DisplayFunction m="([^"]*)" s="([^"]*)" h="([^"]*)" l="0:0:0:0" r="1:1:1:1"', text)
+    bounds = re.search(r'bounds="([^":]*):([^":]*)"', text)
+    assert found
+    assert bounds
+    m, s, h = (float(found[i].split(":")[0]) for i in (1, 2, 3))
+    low, high = (float(bounds[i]) for i in (1, 2))
+    shown = Stretch(s, h, m).apply((mosaic["image"].values[0] - low) / (high - low))
+    assert np.nanmedian(shown) == pytest.approx(0.25, abs=0.01)
+    assert [v.split(":")[1:] for v in (found[1], found[2], found[3])] == [["0.5"] * 3, ["0"] * 3, ["1"] * 3]
 
 
 def test_png_is_stretched_shrunk_and_upright(mosaic: xr.Dataset, tmp_path: Path) -> None:

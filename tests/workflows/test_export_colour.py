@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from PIL import Image, ImageCms
 from skyloom.ops.errors import ConfigError
 from skyloom.ops.formats.examine import examine
 from skyloom.ops.grid import Grid, wcs_header
-from skyloom.workflows.export import export
+from skyloom.workflows.export import export, export_file
 
 SHAPE = (530, 300)
 
@@ -129,11 +130,50 @@ def test_xisf(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels[::-1], linear["image"].values[1])
 
 
+def test_xisf_of_a_picture_has_a_profile(shown: xr.Dataset, tmp_path: Path) -> None:
+    export(shown, tmp_path, formats=["xisf"])
+    text = (tmp_path / "picture.xisf").read_bytes()[:8192].decode("utf-8", "ignore")
+    assert "DisplayFunction" not in text
+    assert 'bounds="0:1"' in text
+    encoded = text.split('<ICCProfile location="inline:base64">')[1].split("</ICCProfile>")[0]
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(base64.b64decode(encoded)))
+    assert "sRGB" in ImageCms.getProfileName(profile)
+
+
+def test_jpeg(shown: xr.Dataset, tmp_path: Path) -> None:
+    smooth = shown.copy()
+    ramp = np.linspace(0, 1, SHAPE[1], dtype=np.float32)
+    image = np.stack([np.broadcast_to(r, SHAPE) for r in (ramp, ramp[::-1], 0.5 * ramp)])
+    smooth["image"] = (("channel", "y", "x"), image)
+    made = export(smooth, tmp_path, formats=["jpeg"])
+    assert [p.name for p in made] == ["picture.jpg"]
+    with Image.open(made[0]) as picture_file:
+        found = np.asarray(picture_file).astype(float)
+        assert b"red = R" in picture_file.info["comment"]
+        assert "icc_profile" in picture_file.info
+    np.testing.assert_allclose(found, expected(smooth, 8), atol=4)
+
+
+def test_one_file_of_a_picture(shown: xr.Dataset, tmp_path: Path) -> None:
+    export_file(shown, tmp_path / "a.png")
+    export_file(shown, tmp_path / "a.tif", depth=32)
+    export_file(shown, tmp_path / "a.fits")
+    with Image.open(tmp_path / "a.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), expected(shown, 8))
+    floats = np.moveaxis(shown["image"].values[:, ::-1], 0, -1)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), floats)
+    np.testing.assert_array_equal(fits.getdata(tmp_path / "a.fits"), shown["image"].values)
+    with pytest.raises(ConfigError, match="a linear picture has no black and white"):
+        export_file(picture(linear=True), tmp_path / "b.jpg")
+
+
 def test_one_channel(tmp_path: Path) -> None:
     grey = picture(linear=False, channels="L")
     export(grey, tmp_path, formats=["png", "tiff"])
     with Image.open(tmp_path / "picture.png") as image:
         np.testing.assert_array_equal(np.asarray(image), expected(grey, 8)[..., 0])
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+        assert profile.profile.xcolor_space.strip() == "GRAY"
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "picture.tif"), expected(grey, 16)[..., 0])
 
 
