@@ -4,8 +4,9 @@
 
 Panels of 4 frames, 4 × 4, 8 × 8 and 16 × 16 of them. They lie an eighth of their side over each other and a tile
 is as wide as from panel to panel, so that every tile inside has the same frames over it, on every canvas. With
-other tiles some lie over the corner of four panels and some do not, and a small canvas has one of the deepest where
-a large one has many. What grows with the canvas is the table of frames and the solves over it (0.1 MiB a frame).
+other tiles some lie over the corner of four panels and some do not, and a small canvas has one of the deepest
+where a large one has many. What grows with the canvas is the table of frames and the solves over it (0.1 MiB a
+frame).
 
 A process peaks when two tasks peak together, which is chance: the highest of 289 tiles lies above the highest of
 25 whatever the canvas. So the small canvases are run until as many tiles were worked, and the highest peak counts;
