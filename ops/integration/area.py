@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from skyloom.ops.integration.coordinates import NODE_STEP
-from skyloom.ops.integration.taper import TAPER_CODES, taper_code
+from skyloom.ops.integration.taper import taper_code
 
 VALID_AREA = 0.5
 """Least part of a canvas pixel that data must cover; below it the result is NaN."""
@@ -107,4 +107,6 @@ def average_area(  # type: ignore[no-untyped-def]
                 b1 = fields[3, ky + 1, kx] + tx * (fields[3, ky + 1, kx + 1] - fields[3, ky + 1, kx])
                 out[r, c] = np.float32((g0 + ty * (g1 - g0)) * (total / covered - (b0 + ty * (b1 - b0))))
             edge = min(x + 0.5, right_edge - x, y + 0.5, top_edge - y)
-            codes[r, c] = TAPER_CODES if edge >= taper else taper_code(edge, taper)
+            c0 = fields[4, ky, kx] + tx * (fields[4, ky, kx + 1] - fields[4, ky, kx])
+            c1 = fields[4, ky + 1, kx] + tx * (fields[4, ky + 1, kx + 1] - fields[4, ky + 1, kx])
+            codes[r, c] = taper_code(edge, taper, c0 + ty * (c1 - c0))

@@ -18,6 +18,8 @@ from skyloom.ops.grid import WCS_LOCK, Grid, parse_wcs, pixel_to_sky, sky_to_pix
 NODE_STEP = 32
 """Canvas pixels between nodes of the coordinate grid."""
 
+LEAST_CONFIDENCE = 1e-3
+"""Of a frame anywhere: weights of 0 would make holes where it is alone."""
 _ITERATIONS = 40
 
 
@@ -48,12 +50,12 @@ class CoordinateGrid:
     """A frame seen from a window of the canvas: where its pixels are and how they are normalized.
 
     `fields` holds at each node the frame position x, y (pixels), the factor J·a and the offset b of
-    s = J·a·(d - b).
+    s = J·a·(d - b), and the root of the confidence c, which its weight is multiplied with.
     """
 
     origin: tuple[int, int]
     fields: NDArray[np.float64]
-    """Shape (4, nodes in y, nodes in x): x, y, J·a, b."""
+    """Shape (5, nodes in y, nodes in x): x, y, J·a, b, √c."""
     shape: tuple[int, int]
     """Rows, columns of the frame."""
 
@@ -122,6 +124,14 @@ def field(
     return np.asarray(np.sum((_extended_basis(v) @ coefficients) * _extended_basis(u), axis=-1))
 
 
+def confidence_root(
+    coefficients: NDArray[np.float64], u: NDArray[np.float64], v: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Root of a frame's confidence at normalized positions, at most 1 and never 0."""
+    # A spline through steps overshoots them, and beyond the frame it goes on straight.
+    return np.asarray(np.sqrt(np.clip(field(coefficients, u, v), LEAST_CONFIDENCE, 1.0)))
+
+
 def coordinate_grid(
     nodes: CanvasNodes,
     wcs: str,
@@ -130,6 +140,7 @@ def coordinate_grid(
     shift: tuple[float, float] = (0.0, 0.0),
     scale: NDArray[np.float64] | None = None,
     offset: NDArray[np.float64] | None = None,
+    confidence: NDArray[np.float64] | None = None,
 ) -> CoordinateGrid:
     """Map the nodes of a canvas window into a frame.
 
@@ -143,8 +154,8 @@ def coordinate_grid(
         Rows, columns of the frame.
     shift
         Added to the mapped position (frame pixels, x first).
-    scale, offset
-        Coefficients of a and b (`skyloom.ops.surface`); 1 and 0 when absent.
+    scale, offset, confidence
+        Coefficients of a, b and c (`skyloom.ops.surface`); 1, 0 and 1 when absent.
     """
     height, width = shape
     x, y = (p.reshape(nodes.shape) for p in frame_positions(wcs, nodes.ra, nodes.dec))
@@ -157,7 +168,8 @@ def coordinate_grid(
     v = np.nan_to_num(y / max(height - 1, 1)).ravel()
     gain = jacobian if scale is None else jacobian * field(scale, u, v).reshape(x.shape)
     base = np.zeros_like(x) if offset is None else field(offset, u, v).reshape(x.shape)
-    fields = np.ascontiguousarray(np.stack([x, y, gain, base]))
+    root = np.ones_like(x) if confidence is None else confidence_root(confidence, u, v).reshape(x.shape)
+    fields = np.ascontiguousarray(np.stack([x, y, gain, base, root]))
     return CoordinateGrid((nodes.origin[0] + 1, nodes.origin[1] + 1), fields, shape)
 
 

@@ -213,7 +213,7 @@ class Work:
         nodes = frame_nodes(
             self.fine.lattice, frame.wcs, frame.shape, window,
             shift=(float(solution.shift[i, 0]), float(solution.shift[i, 1])),
-            scale=solution.scale[i], offset=solution.offset[i],
+            scale=solution.scale[i], offset=solution.offset[i], confidence=solution.confidence[i],
         )  # fmt: skip
         hits = np.empty((0, 0), dtype=np.bool_)
         if (fates == ALONE).any():

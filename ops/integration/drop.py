@@ -200,11 +200,13 @@ def drop(  # type: ignore[no-untyped-def]
             a1 = fields[2, ky + 1, kx] + tx * (fields[2, ky + 1, kx + 1] - fields[2, ky + 1, kx])
             b0 = fields[3, ky, kx] + tx * (fields[3, ky, kx + 1] - fields[3, ky, kx])
             b1 = fields[3, ky + 1, kx] + tx * (fields[3, ky + 1, kx + 1] - fields[3, ky + 1, kx])
+            c0 = fields[4, ky, kx] + tx * (fields[4, ky, kx + 1] - fields[4, ky, kx])
+            c1 = fields[4, ky + 1, kx] + tx * (fields[4, ky + 1, kx + 1] - fields[4, ky + 1, kx])
             factor = (a0 + ty * (a1 - a0)) / area
             value = factor * (d - (b0 + ty * (b1 - b0)))
             sigma = factor * noise
             edge = min(x + 0.5, right_edge - x, y + 0.5, top_edge - y)
-            code = float(TAPER_CODES if edge >= taper else taper_code(edge, taper))
+            code = float(taper_code(edge, taper, c0 + ty * (c1 - c0)))
             w = weight * (code * code) * unit
             if kernel == POINT:
                 # As on the whole canvas: what a boundary belongs to does not depend on the window.

@@ -150,7 +150,7 @@ def frame_digests(
         If a solution is not computed yet.
     """
     use, shift = known(registration, "use", "shift")
-    normalized, *solved = known(normalization, "use", "scale", "offset", "noise")
+    normalized, *solved = known(normalization, "use", "scale", "offset", "noise", *_confidence(normalization))
     used = np.asarray(use, dtype=bool) & np.asarray(normalized, dtype=bool)
     names = measures_needed(weighting, weight_rule)
     taken = measures_of(session, approval, names)
@@ -168,12 +168,23 @@ def frame_digests(
     ]
 
 
+def _confidence(normalization: xr.Dataset) -> tuple[str, ...]:
+    return ("confidence",) if "confidence" in normalization else ()
+
+
+def _confident(normalization: xr.Dataset) -> Any:
+    """Confidence of every frame; full where a normalization does not speak of it."""
+    if _confidence(normalization):
+        return normalization["confidence"]
+    return np.ones(normalization["scale"].shape)
+
+
 def reaching(pieces: Mapping[tuple[int, int, int], Sequence[Piece]]) -> NDArray[np.int64]:
     """Frames that may reach the canvas."""
     return np.unique([p.frame for found in pieces.values() for p in found]).astype(np.int64)
 
 
-@register(version=2, unit=("band", "y", "x"), cost=_cost, keys=_keys)
+@register(version=3, unit=("band", "y", "x"), cost=_cost, keys=_keys)
 def integrate(
     session: xr.Dataset,
     registration: xr.Dataset,
@@ -203,7 +214,7 @@ def integrate(
     registration
         Canvas and corrections of position (`register`).
     normalization
-        Scale, offset and noise of each frame (`normalize`).
+        Scale, offset, confidence and noise of each frame (`normalize`).
     approval
         Measures of the frames (`approve`), for weights that need them.
     rejection
@@ -268,6 +279,8 @@ def integrate(
     s = J·a·(d - b), J = area of a canvas pixel in frame pixels: the sum of a star over the canvas is a times its
     sum over the frame. Noise is carried as if pixels were independent: the kernel makes the pixel rms smaller by
     sqrt(`kernel_noise_factor`) and neighbours correlated, so that sums over areas have the noise `variance` says.
+    Where a frame's offset is not known well, its weight falls with the confidence of the normalization: others
+    decide there. Where it is alone, it still gives the value.
     """
     options = options_of(
         session, rejection=rejection, low=low, high=high, significance=significance, grow=grow,
@@ -340,6 +353,7 @@ def solution_task(
     arguments = [
         argument(registration["use"]), argument(registration["shift"]), argument(normalization["use"]),
         argument(normalization["scale"]), argument(normalization["offset"]), argument(normalization["noise"]),
+        argument(_confident(normalization)),
         Names(tuple(measures)), *(argument(values) for values in measures.values()),
     ]  # fmt: skip
     noise = needs_noise(options.weighting) or options.rejection.method != "none" or options.combination == "median"

@@ -211,11 +211,14 @@ def interpolate(  # type: ignore[no-untyped-def]
             gr = fields[2, ky, kx + 1] + ty * (fields[2, ky + 1, kx + 1] - fields[2, ky, kx + 1])
             bl = fields[3, ky, kx] + ty * (fields[3, ky + 1, kx] - fields[3, ky, kx])
             br = fields[3, ky, kx + 1] + ty * (fields[3, ky + 1, kx + 1] - fields[3, ky, kx + 1])
+            cl = fields[4, ky, kx] + ty * (fields[4, ky + 1, kx] - fields[4, ky, kx])
+            cr = fields[4, ky, kx + 1] + ty * (fields[4, ky + 1, kx + 1] - fields[4, ky, kx + 1])
             untapered = (
                 min(xl, xr) + 0.5 >= taper
                 and right_edge - max(xl, xr) >= taper
                 and min(yl, yr) + 0.5 >= taper
                 and top_edge - max(yl, yr) >= taper
+                and min(cl, cr) * TAPER_CODES >= TAPER_CODES - 0.5
             )
             # Of a frame from the other side of the meridian the segment is worked from its right end.
             flipped = xr < xl
@@ -300,6 +303,8 @@ def interpolate(  # type: ignore[no-untyped-def]
                     code = TAPER_CODES
                 else:
                     x, y = xs[k], ys[k]
-                    code = taper_code(min(x + 0.5, right_edge - x, y + 0.5, top_edge - y), taper)
+                    tx = (begin + step * k) / NODE_STEP
+                    edge = min(x + 0.5, right_edge - x, y + 0.5, top_edge - y)
+                    code = taper_code(edge, taper, cl + tx * (cr - cl))
                 codes[r, place + step * k] = code
             c = stop

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyloom.ops.grid import parse_wcs, pixel_to_sky
-from skyloom.ops.integration.coordinates import CoordinateGrid, field, frame_positions
+from skyloom.ops.integration.coordinates import CoordinateGrid, confidence_root, field, frame_positions
 
 NODE_STEP = 32
 """Frame pixels between nodes."""
@@ -26,7 +26,7 @@ class FrameNodes:
     origin: tuple[int, int]
     """Number of the first node along y and x; node n is the corner before pixel n · NODE_STEP."""
     fields: NDArray[np.float64]
-    """(4, nodes in y, nodes in x): x, y on the canvas' lattice (pixels), a, b of s = J·a·(d - b)."""
+    """(5, nodes in y, nodes in x): x, y on the canvas' lattice (pixels), a, b of s = J·a·(d - b), √c."""
 
 
 def frame_nodes(
@@ -38,6 +38,7 @@ def frame_nodes(
     shift: tuple[float, float],
     scale: NDArray[np.float64],
     offset: NDArray[np.float64],
+    confidence: NDArray[np.float64] | None = None,
 ) -> FrameNodes:
     """Map the nodes around a window of a frame onto the canvas.
 
@@ -51,8 +52,8 @@ def frame_nodes(
         Rows and columns of the frame.
     shift
         True position less position by the WCS (frame pixels, x first).
-    scale, offset
-        Coefficients of a and b (`skyloom.ops.surface`).
+    scale, offset, confidence
+        Coefficients of a, b and c (`skyloom.ops.surface`); c is 1 when absent.
     """
     first = [s.start // NODE_STEP for s in window]
     last = [(s.stop - 1) // NODE_STEP + 1 for s in window]
@@ -62,7 +63,8 @@ def frame_nodes(
     place = frame_positions(lattice, ra, dec)
     u, v = xx / max(shape[1] - 1, 1), yy / max(shape[0] - 1, 1)
     nodes = (y.size, x.size)
-    fields = [*place, field(scale, u, v), field(offset, u, v)]
+    root = np.ones(xx.size) if confidence is None else confidence_root(confidence, u, v)
+    fields = [*place, field(scale, u, v), field(offset, u, v), root]
     return FrameNodes(
         (first[0], first[1]), np.ascontiguousarray(np.stack([f.reshape(nodes) for f in fields]))
     )  # fmt: skip

@@ -53,7 +53,7 @@ def resample(
     values : ndarray
         float32, s = J·a·(d - b); NaN where the frame has no pixel within half a pixel.
     codes : ndarray
-        uint8 taper codes (`taper_weight`), 1…255 wherever the frame reaches, 0 elsewhere.
+        uint8 codes of taper × confidence (`taper_weight`), 1…255 wherever the frame reaches, 0 elsewhere.
 
     Notes
     -----

@@ -22,6 +22,7 @@ class Solution:
     scale: NDArray[np.float64]
     offset: NDArray[np.float64]
     noise: NDArray[np.float64]
+    confidence: NDArray[np.float64]
     factor: NDArray[np.float64]
     """What weights are, or what 1 / noise² is multiplied with."""
 
@@ -50,6 +51,7 @@ def gather(
     scale: NDArray[np.float64],
     offset: NDArray[np.float64],
     noise: NDArray[np.float64],
+    confidence: NDArray[np.float64],
     measured: Names,
     *measures: NDArray[np.float64],
 ) -> Solution:
@@ -74,8 +76,11 @@ def gather(
                 f"integrate: {name} has no noise estimate ({noise[index]}): leave the frame out, or use "
                 "weighting none and rejection none"
             )
-        if not (np.isfinite(scale[index]).all() and np.isfinite(offset[index]).all()):
+        if not all(np.isfinite(field[index]).all() for field in (scale, offset, confidence)):
             raise DataError(f"integrate: the normalization of {name} is not finite: leave the frame out")
     known = {n: np.asarray(v, dtype=np.float64) for n, v in zip(measured.names, measures, strict=True)}
     factor = frame_factors(weighting, rule, known, mean_scale(np.asarray(scale)), use, names.names)
-    return Solution(use, np.asarray(shift), np.asarray(scale), np.asarray(offset), np.asarray(noise), factor)
+    return Solution(
+        use, np.asarray(shift), np.asarray(scale), np.asarray(offset), np.asarray(noise),
+        np.asarray(confidence), factor,
+    )  # fmt: skip

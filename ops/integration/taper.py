@@ -1,4 +1,4 @@
-"""Weights that fall to nothing at the edges of frames, a byte a sample."""
+"""Weights that fall at the edges of frames and where their normalization is doubtful; a byte a sample."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ def taper_weight(code: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 @njit(nogil=True, cache=True)
-def taper_code(edge, taper):  # type: ignore[no-untyped-def]
-    """Code of a sample `edge` pixels inside the frame, where the taper is `taper` pixels wide."""
+def taper_code(edge, taper, root):  # type: ignore[no-untyped-def]
+    """Code of a sample `edge` pixels inside the frame, where the taper is `taper` pixels wide.
+
+    `root` is that of what the weight is multiplied with besides.
+    """
     t = min(edge / taper, 1.0)
     # sqrt of the smootherstep t³(10 - 15t + 6t²)
-    root = np.sqrt(t * t * t * (10.0 - 15.0 * t + 6.0 * t * t))
+    root *= np.sqrt(t * t * t * (10.0 - 15.0 * t + 6.0 * t * t))
     return max(int(root * TAPER_CODES + 0.5), 1)

@@ -211,8 +211,9 @@ def _see(frame: FrameSpec, nodes: CanvasNodes, grid: Grid, solution: Solution, o
     i = frame.index
     shift = (float(solution.shift[i, 0]), float(solution.shift[i, 1]))
     seen = coordinate_grid(
-        nodes, frame.wcs, frame.shape, shift=shift, scale=solution.scale[i], offset=solution.offset[i]
-    )
+        nodes, frame.wcs, frame.shape,
+        shift=shift, scale=solution.scale[i], offset=solution.offset[i], confidence=solution.confidence[i],
+    )  # fmt: skip
     jacobian = central_jacobian(grid.lattice, frame.wcs, frame.shape)
     kernel = chosen(options.resampling, jacobian)
     return Seen(frame, seen, jacobian, kernel, seen.pixel_reach() if kernel == "area" else REACH[kernel])

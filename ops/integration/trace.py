@@ -117,7 +117,8 @@ def trace_pixel(
         measures["keyword"] = keyword_values(session, reaching(pieces), rule)
     options = options_of(session, **parameters)
     registration = registration[["use", "shift"]].compute()
-    normalization = normalization[["use", "scale", "offset", "noise"]].compute()
+    fields = [n for n in ("use", "scale", "offset", "confidence", "noise") if n in normalization]
+    normalization = normalization[fields].compute()
     _, (gather, *arguments) = solution_task(session, registration, normalization, options, rule, measures)
     solution: Solution = gather(*arguments)
     place = (y // scale, x // scale)

@@ -17,6 +17,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from skyloom.ops.normalization import joint
+from skyloom.ops.normalization.confidence import surface_covariances
 from skyloom.ops.normalization.hold_out import HELD, HoldOut, hold_out
 from skyloom.ops.normalization.joint import Coarse, System
 from skyloom.ops.normalization.legendre import HIGHEST_ORDER, ORDERS, legendre
@@ -80,6 +81,10 @@ class Surfaces:
     """Held-out residual (stated errors) of surfaces of degree 0…; NaN where it was not tried."""
     modes: Modes
     """How well the long waves of the mosaic are known."""
+    kept: Singles
+    """Robust weight of each sample, 0…1."""
+    covariance: Floats
+    """(frames, K, K) of the coefficients of each frame, the others taken as right."""
 
     @property
     def order(self) -> int:
@@ -350,6 +355,8 @@ class Problem:
             residual_held=self._foretold(solved, held),
             trials=trials,
             modes=modes,
+            kept=solved.reweighting.kept(system.weight),
+            covariance=surface_covariances(system),
         )
 
     def _foretold(self, solved: Solved, held: HoldOut) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from skyloom.ops import surface
 from skyloom.ops.normalization.background import Surfaces, solve_surfaces
+from skyloom.ops.normalization.confidence import confidence, support, surface_error
 from skyloom.ops.normalization.legendre import HIGHEST_ORDER, evaluate
 from skyloom.ops.normalization.observations import (
     Bools,
@@ -62,6 +63,8 @@ class BandSamples:
     placement: Floats
     area: Floats
     """(frame, v, u) of the `FrameMap`s."""
+    noise: Floats
+    """(frame,) of a pixel, frame units; NaN: not known."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class BandSolution:
     """(frame, node_y, node_x) b in frame units; NaN where it came out undefined."""
     spread: Floats
     """(frame,) rms of ln a over the frame."""
+    confidence: Floats
+    """(frame, node_y, node_x) 0…1: how far b can be trusted there."""
 
 
 def expected_scales(exposure: Floats, units: NDArray[np.str_]) -> Floats:
@@ -216,6 +221,7 @@ def band_samples(scales: BandScales, members: Ints, sampled: Sequence[Sampled | 
         precision,
         np.array([s.placement for s in here]).reshape(-1, 2, 3),
         np.array([s.area for s in here]).reshape(-1, nodes, nodes),
+        np.array([s.noise for s in here], dtype=np.float64),
     )
 
 
@@ -262,10 +268,17 @@ def solve_band(
     )
     at = surface.sample_positions()
     v, u = np.meshgrid(at, at, indexing="ij")
-    return record(scales, samples, surfaces, np.array([evaluate(c, u, v) for c in surfaces.coefficients]))
+    background = np.array([evaluate(c, u, v) for c in surfaces.coefficients])
+    return record(scales, samples, surfaces, background, lambda k: surface_error(surfaces.covariance[k]))
 
 
-def record(scales: BandScales, samples: BandSamples, surfaces: Surfaces, background: Floats) -> BandSolution:
+def record(
+    scales: BandScales,
+    samples: BandSamples,
+    surfaces: Surfaces,
+    background: Floats,
+    error: Callable[[int], Floats],
+) -> BandSolution:
     """Turn scales and backgrounds of all frames into coefficients of B-splines.
 
     Parameters
@@ -274,12 +287,14 @@ def record(scales: BandScales, samples: BandSamples, surfaces: Surfaces, backgro
         Of the band.
     background
         (frame, v, u) J·a·b at `surface.sample_positions`.
+    error
+        Standard error of that of one frame.
     """
     at = surface.sample_positions()
     v, u = np.meshgrid(at, at, indexing="ij")
     frames, nodes = len(scales.frame), surface.NODES + 2
     scale, offset = np.ones((frames, nodes, nodes)), np.full((frames, nodes, nodes), np.nan)
-    spread = np.zeros(frames)
+    confident, spread = np.ones((frames, nodes, nodes)), np.zeros(frames)
     for k in range(frames):
         a = np.full_like(u, scales.scale[k])
         scale[k] = scales.scale[k]
@@ -289,4 +304,8 @@ def record(scales: BandScales, samples: BandSamples, surfaces: Surfaces, backgro
         values = background[k] / (samples.area[k] * a)
         if np.isfinite(values).all():
             offset[k] = surface.fit(values)
-    return BandSolution(scales, surfaces, scale, offset, spread)
+        # A frame which nothing ties is not known less than others: nobody disagrees.
+        if surfaces.samples[k]:
+            held = support(samples.observations, k, surfaces.kept)
+            confident[k] = surface.fit(confidence(error(k), held, samples.noise[k] * samples.area[k] * a))
+    return BandSolution(scales, surfaces, scale, offset, spread, confident)

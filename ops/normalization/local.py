@@ -53,6 +53,8 @@ def solve_local(
     frames = seen.frames
     own = ~scales.anchor
     background = np.zeros((frames, len(surface.sample_positions()), len(surface.sample_positions())))
+    # What a reference does not reach is not corrected at all.
+    error = np.full_like(background, np.inf)
     taken = np.zeros(len(y))
     sky = np.full(seen.points, np.nan)
     if scales.anchor.any():
@@ -73,14 +75,15 @@ def solve_local(
                 continue
             u, v = seen.u[here].astype(np.float64), seen.v[here].astype(np.float64)
             if local:
-                spline = fit_offset(u[good], v[good], difference[good])
+                spline, error[f] = fit_offset(u[good], v[good], difference[good])
                 taken[here] = surface.evaluate(spline, u, v)
                 at = surface.sample_positions()
                 gv, gu = np.meshgrid(at, at, indexing="ij")
                 background[f] = surface.evaluate(spline, gu, gv)
             else:
                 background[f] = taken[here] = robust_mean(difference[good])
-    return record(scales, samples, _known(samples, taken, clip), background)
+                error[f] = 0.0
+    return record(scales, samples, _known(samples, taken, clip), background, error.__getitem__)
 
 
 def robust_mean(value: Floats) -> float:
@@ -93,7 +96,7 @@ def robust_mean(value: Floats) -> float:
     return centre
 
 
-def fit_offset(u: Floats, v: Floats, value: Floats) -> Floats:
+def fit_offset(u: Floats, v: Floats, value: Floats) -> tuple[Floats, Floats]:
     """Smooth surface through scattered values, outliers rejected, holes filled.
 
     Parameters
@@ -105,25 +108,43 @@ def fit_offset(u: Floats, v: Floats, value: Floats) -> Floats:
 
     Returns
     -------
-    ndarray
-        B-spline coefficients as `surface.fit` gives them.
+    coefficients
+        Of the B-spline, as `surface.fit` gives them.
+    error
+        (v, u) standard error of the surface at `surface.sample_positions`: that of the data where there are some,
+        and beyond them what a surface may do that bends there as much as it does elsewhere.
     """
     across, up = surface.basis(u), surface.basis(v)
     nodes = across.shape[1]
     design = (up[:, :, None] * across[:, None, :]).reshape(len(value), -1)
     second = np.diff(np.eye(nodes), 2, axis=0)
     bend = np.kron(second.T @ second, np.eye(nodes)) + np.kron(np.eye(nodes), second.T @ second)
-    bend *= _BEND * max(len(value) / nodes**2, 1.0)
+    smoothing = _BEND * max(len(value) / nodes**2, 1.0)
     # A plane bends nothing: where all data lie on a line it must still not run away.
-    bend += 1e-6 * np.eye(nodes**2)
+    stiff = 1e-6 * np.eye(nodes**2)
     centre = float(np.median(value))
     rest, solution = value - centre, np.zeros(nodes**2)
     weight = np.ones(len(value))
     for _ in range(_ROUNDS):
         held = design * weight[:, None]
-        solution = np.linalg.solve(design.T @ held + bend, held.T @ rest)
+        solution = np.linalg.solve(design.T @ held + smoothing * bend + stiff, held.T @ rest)
         weight = _tukey(rest - design @ solution)
-    return np.asarray(centre + solution.reshape(nodes, nodes))
+    left, bent = rest - design @ solution, solution.reshape(nodes, nodes)
+    noise = float(np.sum(weight * left**2) / np.sum(weight)) + 1e-30
+    # Holes were filled without bends.
+    near = (design.T @ weight).reshape(nodes, nodes) > 0.25 * np.sum(weight) / nodes**2
+    turns = [np.mean((second @ b)[n[1:-1]] ** 2) for b, n in ((bent, near), (bent.T, near.T)) if n[1:-1].any()]
+    usual = float(np.mean(turns or [0.0])) + 1e-30
+    covariance = np.linalg.inv((design.T @ (design * weight[:, None]) + stiff) / noise + bend / usual)
+    return np.asarray(centre + bent), _error(np.asarray(covariance, dtype=np.float64))
+
+
+def _error(covariance: Floats) -> Floats:
+    across = surface.basis(surface.sample_positions())
+    terms = np.kron(across, across)
+    side = len(across)
+    variance = np.sum((terms @ covariance) * terms, axis=-1)
+    return np.asarray(np.sqrt(np.maximum(variance, 0.0)).reshape(side, side))
 
 
 def _tukey(rest: Floats) -> Floats:
@@ -187,4 +208,6 @@ def _known(samples: BandSamples, taken: Floats, clip: float) -> Surfaces:
         residual_held=np.full(seen.frames, np.nan),
         trials=np.full(HIGHEST_ORDER + 1, np.nan),
         modes=unknown_modes(),
+        kept=reweighting.kept(weight),
+        covariance=np.zeros((seen.frames, 1, 1)),
     )

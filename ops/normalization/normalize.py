@@ -67,7 +67,7 @@ def normalize_cost(
     )
 
 
-@register(version=3, unit=(), cost=normalize_cost)
+@register(version=4, unit=(), cost=normalize_cost)
 def normalize(
     session: xr.Dataset,
     measurement: xr.Dataset,
@@ -131,7 +131,8 @@ def normalize(
     -------
     xarray.Dataset
         Lazy; two small tasks a frame, three a band. (frame, node_y, node_x): `scale` a, `offset` b (frame units)
-        as coefficients of `surface`; (frame): `noise`, `use`, `reason`, `island` (-1: not used), `mean_scale`,
+        and `confidence` (0…1: how far b can be trusted there; 1 where nothing speaks against it) as coefficients
+        of `surface`; (frame): `noise`, `use`, `reason`, `island` (-1: not used), `mean_scale`,
         `scale_error`, `stars`, `residual_before`, `residual_after` (robust rms distance of superpixels to the
         mean of the other frames, canvas units), `residual_held` (the same at points held out of the solve),
         `rejected` (part of the samples), `inflation` (≫ 1: the frame disagrees with all others: clouds,

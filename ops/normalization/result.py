@@ -20,6 +20,7 @@ NO_ISLAND = -1
 DIMENSIONS: dict[str, tuple[str, ...]] = {
     "scale": ("frame", "node_y", "node_x"),
     "offset": ("frame", "node_y", "node_x"),
+    "confidence": ("frame", "node_y", "node_x"),
     "prior_sigma": ("band", "term_order"),
     "noise_scale": ("band",),
     "degree": ("band",),
@@ -54,7 +55,7 @@ class Limits:
 def left_alone(
     frames: int, bands: int, anchors: int = 0, *, noise: Floats, use: NDArray[np.bool_], reason: NDArray[np.str_]
 ) -> Result:
-    """Return scale 1 and offset 0 everywhere, nothing known.
+    """Return scale 1 and offset 0 everywhere, nothing known; nothing to doubt either.
 
     Parameters
     ----------
@@ -67,6 +68,7 @@ def left_alone(
     return {
         "scale": np.ones((frames, nodes, nodes)),
         "offset": np.zeros((frames, nodes, nodes)),
+        "confidence": np.ones((frames, nodes, nodes)),
         "noise": np.asarray(noise, dtype=np.float64).copy(),
         "use": use.copy(),
         "reason": np.asarray(reason, dtype="<U200").copy(),
@@ -125,6 +127,7 @@ def fill_in(out: Result, solutions: Sequence[BandSolution], limits: Limits) -> R
         defined = np.isfinite(solution.offset[own]).all(axis=(1, 2))
         out["scale"][frame[defined]] = solution.scale[own][defined]
         out["offset"][frame[defined]] = solution.offset[own][defined]
+        out["confidence"][frame[defined]] = solution.confidence[own][defined]
         out["use"][frame[~defined]] = False
         out["reason"][frame[~defined]] = UNDEFINED
         _judge(out, solution, limits)

@@ -66,6 +66,14 @@ class Reweighting:
         """Frames that disagree with all others."""
         return np.asarray((self.inflation > DISAGREES) & ~self.trusted)
 
+    def kept(self, weight: Singles) -> Singles:
+        """Part of its frame's usual weight that each sample has, 0…1."""
+        variance = self.scale**2 * self.inflation * np.where(self.shut, SHUT, 1.0)
+        out = weight / self.stated
+        for f in np.flatnonzero(self.seen.count):
+            out[self.seen.start[f] : self.seen.start[f + 1]] *= np.float32(variance[f])
+        return np.asarray(np.minimum(out, np.float32(1.0)))
+
     def rejected(self, weight: Singles) -> Floats:
         """Part of each frame's samples that has lost nine tenths of its weight or more."""
         variance = self.scale**2 * self.inflation * np.where(self.shut, SHUT, 1.0)

@@ -27,6 +27,8 @@ class Placed:
     mapping: FrameMap
     stars: FrameStars
     fwhm: float
+    noise: float = float("nan")
+    """Of a pixel (frame units)."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Sampled:
     placement: Floats
     area: Floats
     """Of the `FrameMap`."""
+    noise: float = float("nan")
+    """Of a pixel (frame units); NaN: not known."""
 
 
 def place_frame(
@@ -75,7 +79,7 @@ def place_frame(
         return None
     stars = frame_stars(header, table, noise, shift, grid, shape=shape)
     side = float(np.median(mapping.area)) ** -0.5
-    return Placed(shape, mapping, replace(stars, fwhm=fwhm if fwhm > 0 else 3.0, pixel=side), fwhm)
+    return Placed(shape, mapping, replace(stars, fwhm=fwhm if fwhm > 0 else 3.0, pixel=side), fwhm, noise)
 
 
 def plan_sky(
@@ -131,4 +135,4 @@ def sample(cells: NDArray[np.float32], placed: Placed | None, sky: Sky, cell: in
     if placed is None:
         return None
     samples = sample_frame(cells, placed.shape, cell, placed.mapping, sky.lattice, sky.dropped)
-    return Sampled(samples, placed.mapping.placement, placed.mapping.area)
+    return Sampled(samples, placed.mapping.placement, placed.mapping.area, placed.noise)

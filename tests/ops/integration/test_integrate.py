@@ -62,6 +62,7 @@ class Sky:
     noises: list[float] = field(default_factory=list)
     shifts: list[tuple[float, float]] = field(default_factory=list)
     use: list[bool] = field(default_factory=list)
+    confidence: NDArray[np.float64] | None = None
     reads: Counter[int] = field(default_factory=Counter)
     pixels_read: int = 0
 
@@ -130,8 +131,10 @@ class Sky:
     def normalization(self) -> xr.Dataset:
         n = len(self.frames)
         dims = ("frame", "node_y", "node_x")
+        more = {} if self.confidence is None else {"confidence": (dims, da.from_array(self.confidence, chunks=-1))}
         return xr.Dataset(
             {
+                **more,
                 "use": ("frame", np.ones(n, dtype=bool)),
                 "scale": (dims, da.from_array(np.stack([surface.constant(a) for a in self.scales]), chunks=-1)),
                 "offset": (dims, da.from_array(np.stack([surface.constant(b) for b in self.offsets]), chunks=-1)),
@@ -380,6 +383,50 @@ def test_taper_hides_the_edge_of_a_mismatched_frame(sky: Sky) -> None:
     assert np.isfinite(soft).sum() == np.isfinite(hard).sum()
 
 
+def half_trusted(sky: Sky, number: int) -> NDArray[np.float64]:
+    """Full confidence but for the right half of one frame."""
+    at = surface.sample_positions()
+    out = np.ones((len(sky.frames), surface.NODES + 2, surface.NODES + 2))
+    out[number] = surface.fit(np.broadcast_to(np.clip(4.0 * (0.5 - at), 0.0, 1.0), (len(at), len(at))))
+    return out
+
+
+def test_a_frame_counts_for_little_where_it_is_not_trusted(sky: Sky) -> None:
+    sky.shape, sky.canvas = (160, 200), (200, 300)
+    for i in range(3):
+        sky.add(seed=i, dx=-30.0, noise=1e-3)
+    # Wrong on its right half, which reaches beyond the others.
+    wrong = sky.add(dx=20.0, noise=1e-3)
+    wrong[:, 100:] -= 90.0
+    shared, alone = (0, slice(40, 160), slice(180, 206)), (0, slice(40, 160), slice(240, 260))
+    plain = sky.computed(tile=96, rejection="none").image.values
+    assert np.abs(plain[shared] - SKY).min() > 20
+    # Without a word about it, all are trusted.
+    sky.confidence = np.ones((4, surface.NODES + 2, surface.NODES + 2))
+    np.testing.assert_array_equal(sky.computed(tile=96, rejection="none").image.values, plain)
+    sky.confidence = half_trusted(sky, 3)
+    faded = sky.computed(tile=96, rejection="none")
+    # Roots of weights are straight between places 32 pixels apart.
+    assert np.abs(faded.image.values[shared] - SKY).max() < 2.0
+    assert np.abs(faded.image.values[alone] - (SKY - 90)).max() < 0.5
+    np.testing.assert_array_equal(np.isfinite(faded.image.values), np.isfinite(plain))
+    one = sky.computed(tile=1024, rejection="none")
+    np.testing.assert_array_equal(faded.weight.values, one.weight.values)
+    np.testing.assert_array_equal(faded.image.values, one.image.values)
+
+
+def test_a_tile_depends_on_the_confidence_of_its_frames(sky: Sky) -> None:
+    sky.shape, sky.canvas = (64, 64), (96, 480)
+    for dx in (-190.0, 0.0, 190.0):
+        sky.add(dx=dx)
+    sky.confidence = np.ones((3, surface.NODES + 2, surface.NODES + 2))
+    before = tile_keys(sky)
+    sky.confidence = half_trusted(sky, 0)
+    changed = tile_keys(sky) != before
+    assert changed[0, 0]
+    assert not changed[0, 2:].any()
+
+
 def test_errors_name_the_frame_and_the_remedy(sky: Sky) -> None:
     dithered(sky, 3)
     with pytest.raises(ConfigError, match="multiple of 32"):
@@ -444,7 +491,7 @@ def test_a_tile_can_be_computed_by_hand(sky: Sky) -> None:
     options = Options(Rejection("none"), 2.0**30, 8.0)
     spec = TileSpec(sky.grid.retile(128), (1, 1), frames, options)
     ones = np.stack([surface.constant(1.0)] * 3)
-    solution = Solution(np.ones(3, bool), np.zeros((3, 2)), ones, 0 * ones, np.full(3, NOISE), np.ones(3))
+    solution = Solution(np.ones(3, bool), np.zeros((3, 2)), ones, 0 * ones, np.full(3, NOISE), ones, np.ones(3))
     by_hand = integrate_tile(spec, solution)
     lazy = sky.computed(tile=128, rejection="none")
     np.testing.assert_array_equal(by_hand.image, lazy.image.values[0, 128:256, 128:256])

@@ -77,7 +77,7 @@ def exact(grid: Grid, wcs: str, rows: slice, columns: slice) -> tuple[NDArray[np
 
 
 def interpolated(seen: CoordinateGrid, rows: slice, columns: slice) -> NDArray[np.float64]:
-    """All four fields at every canvas pixel (plain numpy)."""
+    """All five fields at every canvas pixel (plain numpy)."""
     xx, yy = np.meshgrid(np.arange(columns.start, columns.stop), np.arange(rows.start, rows.stop))
     ky, kx = yy // 32 - seen.origin[0], xx // 32 - seen.origin[1]
     ty, tx = (yy % 32) / 32, (xx % 32) / 32
@@ -167,7 +167,7 @@ def test_kernel_equals_its_naive_twin_with_missing_pixels_and_edges(kernel: str,
     grid, wcs = canvas(128), header(90, rotation=27.0, scale=1.1)
     rows, columns = slice(0, 128), slice(0, 128)
     seen = mapped(grid, wcs, 90, rows, columns)
-    x, y, gain, base = interpolated(seen, rows, columns)
+    x, y, gain, base, _ = interpolated(seen, rows, columns)
     got, codes = project(frame, grid, wcs, rows, columns, kernel=kernel, clamp=clamp)
     want = gain * (naive(frame, x, y, kernel, clamp) - base)
     assert 0.3 < np.isfinite(want).mean() < 0.9
@@ -424,3 +424,28 @@ def test_window_is_none_where_frame_and_canvas_do_not_meet() -> None:
     grid, wcs = canvas(1024), header(128)
     seen = mapped(grid, wcs, 128, slice(0, 128), slice(0, 128))
     assert seen.window(slice(0, 128), slice(0, 128)) is None
+
+
+@pytest.mark.parametrize("kernel", ["lanczos3", "bilinear", "area"])
+def test_weights_are_taper_times_confidence(kernel: str) -> None:
+    rng = np.random.default_rng(4)
+    frame = rng.normal(100, 10, (160, 160)).astype(np.float32)
+    grid, wcs = canvas(160), header(160, rotation=12.0, scale=0.9)
+    rows, columns = slice(0, 160), slice(0, 160)
+    at = surface.sample_positions()
+    fading = surface.fit(np.broadcast_to(np.clip(1.4 - 1.4 * at, 0.0, 1.0), (len(at), len(at))))
+    plain, sure = project(frame, grid, wcs, rows, columns, taper=20.0, kernel=kernel)
+    values, codes = project(frame, grid, wcs, rows, columns, taper=20.0, kernel=kernel, confidence=fading)
+    np.testing.assert_array_equal(values, plain)
+    np.testing.assert_array_equal(codes == 0, sure == 0)
+    seen = mapped(grid, wcs, 160, rows, columns, confidence=fading)
+    x, y, _, _, root = interpolated(seen, rows, columns)
+    at_nodes = np.sqrt(np.clip(surface.evaluate(fading, *(f / 159 for f in seen.fields[:2])), 1e-3, 1.0))
+    within = (np.abs(seen.fields[:2] / 159 - 0.5) < 0.5).all(axis=0)
+    np.testing.assert_allclose(seen.fields[4][within], at_nodes[within], atol=1e-9)
+    t = np.clip((np.minimum(np.minimum(x, 159 - x), np.minimum(y, 159 - y)) + 0.5) / 20.0, 0, 1)
+    wanted = np.sqrt(t**3 * (10 - 15 * t + 6 * t * t)) * root
+    inside = codes > 0
+    assert np.abs(np.sqrt(taper_weight(codes)) - wanted)[inside].max() < 1.1 / 255
+    assert codes[inside].min() >= 1
+    assert codes[inside & (x > 140)].max() < 0.45 * sure.max()

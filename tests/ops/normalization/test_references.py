@@ -29,7 +29,8 @@ def joined(drawn: Any) -> tuple[BandScales, BandSamples]:
         np.arange(frames), np.ones(frames), np.zeros(frames), np.full(frames, 50), {}, np.zeros((frames, 6)),
         np.ones(frames), np.zeros(frames, dtype=bool),
     )  # fmt: skip
-    return scales, BandSamples(seen, value, precision, drawn.placement, np.ones((frames, NODES, NODES)))
+    area, noise = np.ones((frames, NODES, NODES)), np.full(frames, np.nan)
+    return scales, BandSamples(seen, value, precision, drawn.placement, area, noise)
 
 
 def test_a_reference_is_made_of_frames_without_gradients_of_their_own(draw: Draw) -> None:
@@ -100,7 +101,7 @@ def test_smooth_offsets_reject_outliers_and_fill_holes() -> None:
     value = truth(u, v) + rng.normal(0, 0.3, len(u))
     bad = rng.uniform(size=len(u)) < 0.1
     value[bad] += rng.uniform(20, 300, bad.sum())
-    spline = fit_offset(u, v, value)
+    spline, _ = fit_offset(u, v, value)
     gu, gv = (g.ravel() for g in np.meshgrid(np.linspace(0, 1, 30), np.linspace(0, 1, 30)))
     error = surface.evaluate(spline, gu, gv) - truth(gu, gv)
     inside = np.hypot(gu - 0.5, gv - 0.5) < 0.2
