@@ -16,6 +16,7 @@ from skyloom.ops.errors import DataError, NotYetKnown, SkyloomError, prefixed
 from skyloom.ops.registry import FILES
 from skyloom.workflows.graph import Node, Workflow
 from skyloom.workflows.kept_canvas import with_canvas
+from skyloom.workflows.kept_images import by_content
 from skyloom.workflows.store import Store
 from skyloom.workflows.unpack import unpacked
 
@@ -93,7 +94,7 @@ def evaluate_node(
         keys = [inputs[p].key for p in node.inputs.values()]
         node = with_canvas(node, keys, store)
         parameters = {**node.parameters, **(execution or {})}
-        key = node.key(keys)
+        key = by_content(node).key(keys)
         if node.op.sink:
             return Step(node, key, None, stored=False)
         if not node.op.table and store is not None and store.is_complete(node.name, key):

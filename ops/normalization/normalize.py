@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from skyloom.ops.errors import ConfigError, DataError
 from skyloom.ops.grid import Grid
 from skyloom.ops.normalization.background import PRIOR_UNKNOWNS
-from skyloom.ops.normalization.images import open_images
+from skyloom.ops.normalization.images import given_image, image_bytes, open_images
 from skyloom.ops.normalization.legendre import HIGHEST_ORDER, ORDERS
 from skyloom.ops.normalization.modes import MODES
 from skyloom.ops.normalization.photometry import LEAST_STARS
@@ -40,6 +40,8 @@ def normalize_cost(
     superpixel: float | None = None,
     degree: int | str = "auto",
     mode: str = "joint",
+    anchors: list[str] | None = None,
+    reference: str = "panel",
     **_: Any,
 ) -> Cost:
     """Cost of `normalize`: one unit; memory is samples, stars and the normal matrix."""
@@ -57,12 +59,17 @@ def normalize_cost(
     cells = 4.0 * float(np.prod([measurement.sizes[d] for d in ("cell_y", "cell_x", "cell_quantity")]))
     grid = Grid.from_attrs(registration.attrs)
     lattice = grid.shape[0] * grid.shape[1] / cell**2
+    images = open_images(anchors or (), "anchor")
+    if given_image(mode, reference):
+        images = open_images([reference], "reference")
     # Stars are let go before the samples are all there.
     frames = n * FRAME_BYTES + max(SAMPLE_BYTES * samples, STAR_BYTES * n * measurement.sizes["star"])
     return Cost(
         work=np.array(n * 1e-2),
         read=np.array(n * cells + stars),
-        memory=np.array(frames + 16.0 * unknowns**2 + 6 * cells + 6.0 * lattice + BASE_BYTES),
+        memory=np.array(
+            frames + 16.0 * unknowns**2 + 6 * cells + 6.0 * lattice + BASE_BYTES + image_bytes(images, grid)
+        ),
         rate=0.5,
     )
 
@@ -176,7 +183,7 @@ def normalize(
         for name in names
     }
     images = open_images(anchors or (), "anchor")
-    if mode in ("reference", "linear") and reference not in ("panel", "canvas"):
+    if given_image(mode, reference):
         images = open_images([reference], "reference")
     options = Options(
         grid, int(measurement.attrs["cell"]), mode, None if degree == "auto" else int(degree), superpixel, clip,
@@ -189,7 +196,12 @@ def normalize(
     base = HighLevelGraph.from_collections(solved, tasks, dependencies=dependencies)
     none = np.zeros(0)
     shapes = left_alone(
-        0, len(bands), len(options.anchors), noise=none, use=none.astype(bool), reason=none.astype(str)
+        0,
+        len(bands),
+        len(options.anchors),
+        noise=none,
+        use=none.astype(bool),
+        reason=none.astype(str),
     )
     variables: dict[str, Any] = {}
     for name, example in shapes.items():

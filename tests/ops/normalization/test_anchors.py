@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from skyloom.ops.errors import ConfigError, DataError
-from skyloom.ops.grid import parse_wcs, pixel_to_sky, sky_to_pixel, wcs_header
+from skyloom.ops.grid import Grid, parse_wcs, pixel_to_sky, sky_to_pixel, wcs_header
+from skyloom.ops.normalization.images import image_bytes, open_images, place_image
 from skyloom.ops.normalization.normalize import normalize
 
 _path = Path(__file__).with_name("scenes.py")
@@ -200,3 +202,25 @@ def test_scales_outside_the_limits_are_named(scene: Any) -> None:
     assert 0 < told.sum() < 9
     assert away.max() > 0.05
     assert found["use"].values.all()
+
+
+def test_memory_of_an_image_is_that_of_its_part_on_the_canvas(tmp_path: Path) -> None:
+    side = 2000
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.crval = ["RA---TAN", "DEC--TAN"], [120.0, 20.0]
+    wcs.wcs.cdelt, wcs.wcs.crpix = [-2 / 3600, 2 / 3600], [side / 2, side / 2]
+    rng = np.random.default_rng(0)
+    fits.writeto(tmp_path / "wide.fits", rng.normal(100, 5, (side, side)).astype(np.float32), wcs.to_header())
+    (image,) = open_images([str(tmp_path / "wide.fits")], "anchor")
+    small = wcs.deepcopy()
+    small.wcs.cdelt, small.wcs.crpix = [-1 / 3600, 1 / 3600], [700, 700]
+    grid = Grid(wcs_header(small), (1400, 1400), 256)
+    stated = image_bytes((image,), grid)
+    assert stated < 800**2 * 20
+    place_image(image, grid, cell=16)
+    tracemalloc.start()
+    place_image(image, grid, cell=16)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 0.4 * stated < peak < 1.05 * stated + 4e6
+    assert image_bytes((), grid) == 0.0
