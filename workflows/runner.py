@@ -145,6 +145,9 @@ class Run:
                     report, made = self._run_node(planned, steps)
                     reports.append(report)
                     outputs.extend(made)
+                    if node.op.name == "normalize":
+                        solved = self._stored(planned.step)
+                        outputs += self._draw_normalization(solved, steps, before=planned.step.stored)
                     planned_memory = max(planned_memory, planned.plan.memory)
                     step = self._stored(planned.step)
                     if step.dataset is not None and "notes" in step.dataset and str(step.dataset["notes"].values):
@@ -205,6 +208,19 @@ class Run:
         for problem in link_problems(links):
             self.reporter.message(problem)
         return [path]
+
+    def _draw_normalization(self, step: Step, steps: Mapping[str, Step], *, before: bool) -> list[Path]:
+        """Leave pictures of what was corrected and how well."""
+        from skyloom.workflows.normalization_drawing import FOLDER, write_pictures
+
+        session = steps[step.node.inputs["session"]].dataset
+        if step.dataset is None or session is None:
+            return []
+        folder = self.store.project / "outputs" / FOLDER
+        if before and (made := sorted(folder.glob("*.png"))):
+            return made
+        with disk_errors(f"writing to {folder}"):
+            return write_pictures(session, step.dataset, folder)
 
     def _unpack(self, step: Step) -> Step:
         """Decode the frames that cannot be read by window into the store, once."""

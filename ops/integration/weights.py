@@ -106,7 +106,7 @@ def keyword_values(session: xr.Dataset, frames: NDArray[np.int64], keyword: str)
     out = np.full(session.sizes["frame"], np.nan)
     for index in frames.tolist():
         name = str(session["name"].values[index])
-        leaf = _file_of(json.loads(str(session["source"].values[index])))
+        leaf = file_of(json.loads(str(session["source"].values[index])))
         if leaf is None:
             raise DataError(
                 f"integrate: {name} has no file whose header could say {keyword}: use another weighting"
@@ -127,11 +127,11 @@ def keyword_values(session: xr.Dataset, frames: NDArray[np.int64], keyword: str)
     return out
 
 
-def _file_of(fields: dict[str, Any]) -> dict[str, Any] | None:
+def file_of(fields: dict[str, Any]) -> dict[str, Any] | None:
     """The file's own source inside that of a calibrated or debayered frame."""
     for inner in ("light", "source"):
         if isinstance(fields.get(inner), dict):
-            return _file_of(fields[inner])
+            return file_of(fields[inner])
     return fields if isinstance(fields.get("path"), str) else None
 
 

@@ -22,8 +22,10 @@ from skyloom.ops.normalization.observations import (
     join_samples,
 )
 from skyloom.ops.normalization.photometry import LEAST_STARS, solve_scales
+from skyloom.ops.normalization.residual_map import residual_map
 from skyloom.ops.normalization.sightings import Sightings
 from skyloom.ops.normalization.sky import Sampled
+from skyloom.ops.normalization.sweeps import subtract_surfaces
 from skyloom.ops.normalization.transparency import Fields, even_fields, solve_fields
 
 SCALE_RANGE = 5.0
@@ -65,6 +67,8 @@ class BandSamples:
     """(frame, v, u) of the `FrameMap`s."""
     noise: Floats
     """(frame,) of a pixel, frame units; NaN: not known."""
+    canvas: tuple[int, int] = (1, 1)
+    """Rows, columns."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,8 @@ class BandSolution:
     """(frame,) rms of ln a over the frame."""
     confidence: Floats
     """(frame, node_y, node_x) 0…1: how far b can be trusted there."""
+    residuals: Singles
+    """(stage, y, x) of `residual_map`."""
 
 
 def expected_scales(exposure: Floats, units: NDArray[np.str_]) -> Floats:
@@ -196,7 +202,9 @@ def _expected_of_anchor(
     return float(np.median(total[star[mine]] / count[star[mine]] - log_flux[mine]))
 
 
-def band_samples(scales: BandScales, members: Ints, sampled: Sequence[Sampled | None]) -> BandSamples:
+def band_samples(
+    scales: BandScales, members: Ints, sampled: Sequence[Sampled | None], *, canvas: tuple[int, int] = (1, 1)
+) -> BandSamples:
     """Join the samples of the frames that go on.
 
     Parameters
@@ -205,6 +213,8 @@ def band_samples(scales: BandScales, members: Ints, sampled: Sequence[Sampled | 
         Of the band.
     members, sampled
         As in `band_scales`.
+    canvas
+        Rows and columns (pixels).
     """
     by_row = dict(zip(members.tolist(), sampled, strict=True))
     here = [s for i in scales.frame.tolist() if (s := by_row[i]) is not None]
@@ -222,6 +232,7 @@ def band_samples(scales: BandScales, members: Ints, sampled: Sequence[Sampled | 
         np.array([s.placement for s in here]).reshape(-1, 2, 3),
         np.array([s.area for s in here]).reshape(-1, nodes, nodes),
         np.array([s.noise for s in here], dtype=np.float64),
+        canvas,
     )
 
 
@@ -269,7 +280,10 @@ def solve_band(
     at = surface.sample_positions()
     v, u = np.meshgrid(at, at, indexing="ij")
     background = np.array([evaluate(c, u, v) for c in surfaces.coefficients])
-    return record(scales, samples, surfaces, background, lambda k: surface_error(surfaces.covariance[k]))
+    seen = replace(samples.observations, order=surfaces.order)
+    left = np.empty(len(samples.value))
+    subtract_surfaces(seen.start, seen.u, seen.v, seen.order, samples.value, surfaces.coefficients, left)
+    return record(scales, samples, surfaces, background, left, lambda k: surface_error(surfaces.covariance[k]))
 
 
 def record(
@@ -277,6 +291,7 @@ def record(
     samples: BandSamples,
     surfaces: Surfaces,
     background: Floats,
+    left: Floats,
     error: Callable[[int], Floats],
 ) -> BandSolution:
     """Turn scales and backgrounds of all frames into coefficients of B-splines.
@@ -287,6 +302,8 @@ def record(
         Of the band.
     background
         (frame, v, u) J·a·b at `surface.sample_positions`.
+    left
+        Samples less their backgrounds.
     error
         Standard error of that of one frame.
     """
@@ -308,4 +325,7 @@ def record(
         if surfaces.samples[k]:
             held = support(samples.observations, k, surfaces.kept)
             confident[k] = surface.fit(confidence(error(k), held, samples.noise[k] * samples.area[k] * a))
-    return BandSolution(scales, surfaces, scale, offset, spread, confident)
+    seen, trust = samples.observations, surfaces.inflation[samples.observations.frame]
+    weight = (samples.precision * surfaces.kept / trust).astype(np.float32)
+    residuals = residual_map(seen, samples.placement, weight, samples.value, left, samples.canvas)
+    return BandSolution(scales, surfaces, scale, offset, spread, confident, residuals)

@@ -51,7 +51,7 @@ def _terms(count: int) -> Floats:
 
 
 def support(seen: Observations, frame: int, kept: Singles) -> Floats:
-    """Part of the samples near by that robust weighting has kept, (v, u); 1 where there are none.
+    """Whether robust weighting has kept the samples near by, (v, u); 1 where there are none.
 
     Parameters
     ----------
@@ -59,6 +59,12 @@ def support(seen: Observations, frame: int, kept: Singles) -> Floats:
         The samples, and whose.
     kept
         Robust weight of each sample of all frames, 0…1.
+
+    Returns
+    -------
+    ndarray
+        1 where at least half of them count, falling to 0 where a tenth does: a trail takes a row of samples, and
+        pixels by themselves are for rejection to find; a glow takes them all.
     """
     here = slice(seen.start[frame], seen.start[frame + 1])
     at, mine = surface.sample_positions(), kept[here].astype(np.float64)
@@ -67,7 +73,8 @@ def support(seen: Observations, frame: int, kept: Singles) -> Floats:
     across, up = (np.exp(-0.5 * ((at[:, None] - c[here]) / _NEAR) ** 2) for c in (seen.u, seen.v))
     # Rejected is what has lost most of its weight: half of a good sample's is how the biweight treats noise.
     lost = (up * (mine < 0.25)) @ across.T
-    return np.asarray(1.0 - lost / (up @ across.T + 1.0))
+    t = np.clip((lost / (up @ across.T + 1.0) - 0.5) / 0.4, 0.0, 1.0)
+    return np.asarray(1.0 - t * t * (3.0 - 2.0 * t))
 
 
 def confidence(error: Floats, support: Floats, noise: Floats | float) -> Floats:
@@ -87,4 +94,4 @@ def confidence(error: Floats, support: Floats, noise: Floats | float) -> Floats:
     ratio = np.divide(error, VISIBLE * noise, out=np.zeros_like(error), where=known)
     # Squares of what is unknown altogether may be infinite.
     with np.errstate(over="ignore"):
-        return np.asarray(support**2 / (1.0 + ratio**2))
+        return np.asarray(support / (1.0 + ratio**2))

@@ -83,7 +83,7 @@ def solve_local(
             else:
                 background[f] = taken[here] = robust_mean(difference[good])
                 error[f] = 0.0
-    return record(scales, samples, _known(samples, taken, clip), background, error.__getitem__)
+    return record(scales, samples, _known(samples, taken, clip), background, y - taken, error.__getitem__)
 
 
 def robust_mean(value: Floats) -> float:

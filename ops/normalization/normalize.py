@@ -20,6 +20,7 @@ from skyloom.ops.normalization.legendre import HIGHEST_ORDER, ORDERS
 from skyloom.ops.normalization.modes import MODES
 from skyloom.ops.normalization.photometry import LEAST_STARS
 from skyloom.ops.normalization.regions import read_regions
+from skyloom.ops.normalization.residual_map import STAGES, map_step
 from skyloom.ops.normalization.result import DIMENSIONS, Limits, left_alone
 from skyloom.ops.normalization.reweighting import TUKEY_LIMIT
 from skyloom.ops.normalization.superpixels import SIDES
@@ -147,7 +148,9 @@ def normalize(
         `prior_sigma`, measured spread of the surfaces' coefficients (canvas units), `held_out`, the residual at
         points held out with surfaces of each degree (stated errors; where it was chosen); (band, mode):
         `mode_sigma`, standard error of the mosaic's long waves (canvas units rms; largest island); (band):
-        `noise_scale`, `degree`; (band, anchor): `anchor_scale`, `anchor_stars`, `anchor_residual`.
+        `noise_scale`, `degree`; (band, stage, sky_y, sky_x): `sky_residual`, how far frames are apart where they
+        overlap, before and after, on a coarse map of the canvas (`sky_step` pixels a cell); (band, anchor):
+        `anchor_scale`, `anchor_stars`, `anchor_residual`.
 
     Raises
     ------
@@ -199,6 +202,7 @@ def normalize(
         0,
         len(bands),
         len(options.anchors),
+        canvas=grid.shape,
         noise=none,
         use=none.astype(bool),
         reason=none.astype(str),
@@ -220,9 +224,10 @@ def normalize(
             "frame": session["frame"].values,
             "band": np.array(bands, dtype=str),
             "mode": np.array(MODES),
+            "stage": np.array(STAGES),
             **({"anchor": np.array(options.anchors, dtype=str)} if options.anchors else {}),
         },
-        attrs={"normalization": mode, "least_stars": LEAST_STARS},
+        attrs={"normalization": mode, "least_stars": LEAST_STARS, "sky_step": map_step(grid.shape)},
     )
 
 

@@ -14,6 +14,7 @@ from skyloom.ops.normalization.bands import BandSolution
 from skyloom.ops.normalization.legendre import HIGHEST_ORDER
 from skyloom.ops.normalization.modes import MODES
 from skyloom.ops.normalization.observations import Floats, Ints
+from skyloom.ops.normalization.residual_map import STAGES, map_shape
 from skyloom.ops.normalization.reweighting import DISAGREES
 
 NO_ISLAND = -1
@@ -21,6 +22,7 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
     "scale": ("frame", "node_y", "node_x"),
     "offset": ("frame", "node_y", "node_x"),
     "confidence": ("frame", "node_y", "node_x"),
+    "sky_residual": ("band", "stage", "sky_y", "sky_x"),
     "prior_sigma": ("band", "term_order"),
     "noise_scale": ("band",),
     "degree": ("band",),
@@ -53,7 +55,14 @@ class Limits:
 
 
 def left_alone(
-    frames: int, bands: int, anchors: int = 0, *, noise: Floats, use: NDArray[np.bool_], reason: NDArray[np.str_]
+    frames: int,
+    bands: int,
+    anchors: int = 0,
+    *,
+    canvas: tuple[int, int] = (1, 1),
+    noise: Floats,
+    use: NDArray[np.bool_],
+    reason: NDArray[np.str_],
 ) -> Result:
     """Return scale 1 and offset 0 everywhere, nothing known; nothing to doubt either.
 
@@ -61,6 +70,8 @@ def left_alone(
     ----------
     frames, bands, anchors
         How many.
+    canvas
+        Rows and columns (pixels).
     noise, use, reason
         (frame,) of the pixels; whether a frame is used; if not, why.
     """
@@ -83,6 +94,7 @@ def left_alone(
         "note": np.full(frames, "", dtype="<U200"),
         "rejected": np.zeros(frames),
         "inflation": np.ones(frames),
+        "sky_residual": np.full((bands, len(STAGES), *map_shape(canvas)), np.nan, dtype=np.float32),
         "prior_sigma": np.full((bands, HIGHEST_ORDER + 1), np.nan),
         "noise_scale": np.full(bands, np.nan),
         "degree": np.full(bands, -1, dtype=np.int64),
@@ -118,6 +130,7 @@ def fill_in(out: Result, solutions: Sequence[BandSolution], limits: Limits) -> R
         out["anchor_scale"][number, anchor] = scales.scale[~own]
         out["anchor_stars"][number, anchor] = scales.stars[~own]
         out["anchor_residual"][number, anchor] = surfaces.residual_after[~own]
+        out["sky_residual"][number] = solution.residuals
         out["prior_sigma"][number, : len(surfaces.prior_sigma)] = surfaces.prior_sigma
         out["noise_scale"][number] = surfaces.noise_scale
         # Against a reference there are no such surfaces.

@@ -240,7 +240,7 @@ def _members(table: Table, options: Options, band: int) -> NDArray[np.int64]:
 def _join(
     table: Table, options: Options, band: int, scales: BandScales, sampled: list[Sampled | None]
 ) -> BandSamples:
-    return band_samples(scales, _members(table, options, band), sampled)
+    return band_samples(scales, _members(table, options, band), sampled, canvas=options.grid.shape)
 
 
 @one_blas_thread
@@ -264,6 +264,12 @@ def _result(
     used = _usable(summary, use)
     reason = reasons(registered, summary[:, STATUS], used)
     out = left_alone(
-        len(used), len(table.bands), len(options.anchors), noise=summary[:, 1], use=used, reason=reason
+        len(used),
+        len(table.bands),
+        len(options.anchors),
+        canvas=options.grid.shape,
+        noise=summary[:, 1],
+        use=used,
+        reason=reason,
     )
     return fill_in(out, solutions, options.limits)
