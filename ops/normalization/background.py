@@ -32,6 +32,7 @@ from skyloom.ops.normalization.reweighting import (
     rms_by_frame,
     standardized,
 )
+from skyloom.ops.normalization.shared import ALONE, Shared, measured_spreads, next_spread, shared_prior
 
 PRIOR_UNKNOWNS = 720
 """Coefficients from which their spread is measured; it is a property of the population of frames."""
@@ -70,7 +71,9 @@ class Surfaces:
     inflation: Floats
     """Factor on the variances of the frame's samples: ≫ 1 for clouds, reflections, another field."""
     prior_sigma: Floats
-    """Measured spread of the coefficients of each order (order + 1)."""
+    """Measured spread of the coefficients of each order (order + 1): of the frames' own part."""
+    shared_sigma: Floats
+    """The same of what groups of frames have in common; 0 where nothing is shared."""
     noise_scale: float
     """Robust rms of the residuals in units of the stated errors; 1 when these are right."""
     iterations: int
@@ -102,6 +105,7 @@ def solve_surfaces(
     dense_limit: int = joint.DENSE_LIMIT,
     flat: Bools | None = None,
     choose: bool = False,
+    group: Ints | None = None,
 ) -> Surfaces:
     """Solve the background surfaces of all frames together.
 
@@ -120,6 +124,8 @@ def solve_surfaces(
         mean of the other frames.
     choose
         The order is chosen: the lowest of 0…4 above which residuals at points held out do not fall any more.
+    group
+        (frames,) frames whose surfaces have a part in common, numbered from 0; -1: none.
 
     Returns
     -------
@@ -136,7 +142,9 @@ def solve_surfaces(
     Memory: 16 bytes a sample beside the 24 of the samples, and 16 bytes × unknowns² when dense.
     """
     flat = np.zeros(observations.frames, dtype=bool) if flat is None else flat
-    problem = Problem(observations, value, precision, placement, clip, dense_limit, flat)
+    if group is not None:
+        group = np.where(flat | (observations.count == 0), ALONE, group)
+    problem = Problem(observations, value, precision, placement, clip, dense_limit, flat, group=group)
     trials = np.full(HIGHEST_ORDER + 1, np.nan)
     if choose:
         order, trials = choose_degree(problem)
@@ -144,7 +152,8 @@ def solve_surfaces(
     few = problem.sample_of_frames()
     if few is None:
         return problem.solve(None, trials=trials)
-    return problem.solve(few.solve_only(None).prior, trials=trials)
+    like = few.solve_only(None)
+    return problem.solve((like.prior, like.common), trials=trials)
 
 
 def choose_degree(problem: Problem) -> tuple[int, Floats]:
@@ -204,6 +213,8 @@ class Solved:
     x: Floats
     prior: Floats
     """Spread of each order."""
+    common: Floats
+    """That of what groups have in common."""
     reweighting: Reweighting
     iterations: int
     coarse: Coarse | None
@@ -224,6 +235,8 @@ class Problem:
     flat: Bools
     least: float = 1e-6
     """Of the residuals' robust rms in stated errors: where frames share pixels their median says nothing."""
+    group: Ints | None = None
+    """(frames,) groups whose surfaces have a part in common."""
 
     def restrict(self, chosen: NDArray[np.bool_]) -> Problem:
         """Only the samples of some frames (which keep their numbers' order)."""
@@ -236,6 +249,7 @@ class Problem:
             stated=self.stated[index],
             placement=placement,
             flat=self.flat[chosen],
+            group=None if self.group is None else self.group[chosen],
         )
 
     def sample_of_frames(self) -> Problem | None:
@@ -246,20 +260,19 @@ class Problem:
             return None
         return self.restrict(representatives(present, self.placement, most=most) | self.flat)
 
-    def solve(self, sigma: Floats | None, *, trials: Floats) -> Surfaces:
+    def solve(self, sigma: tuple[Floats, Floats] | None, *, trials: Floats) -> Surfaces:
         """Solve, and say how well."""
         return self._report(self.solve_only(sigma), trials)
 
-    def solve_only(self, sigma: Floats | None) -> Solved:
-        """Reweight until the last round; with `sigma` None the prior is measured on the way (dense only)."""
+    def solve_only(self, spreads: tuple[Floats, Floats] | None) -> Solved:
+        """Reweight until the last round; with `spreads` None the prior is measured on the way (dense only)."""
         seen, terms = self.seen, ORDERS[self.seen.order]
-        measure = sigma is None
+        measure = spreads is None
         # Block-Jacobi alone takes hundreds of steps for the long waves.
         limit = self.dense_limit * (4 if self.placement is None else 1)
         dense = measure or seen.frames * len(terms) <= limit
         present = seen.count
-        if sigma is None:
-            sigma = self._first_guess()
+        sigma, common = spreads or (self._first_guess(), self._first_guess())
         coarse, factor = None, None
         if not dense and self.placement is not None:
             coarse = coarse_space(self.placement, seen.order, most=MOST_PANELS, flat=self.flat)
@@ -268,14 +281,19 @@ class Problem:
         weight, total = self.stated, 0
         for turn in range(ROUNDS):
             last = turn == ROUNDS - 1
-            system = System(seen, weight, self._prior(sigma, terms))
+            system = System(seen, weight, self._prior(sigma, terms), self._shared(sigma, common, terms))
             right = system.project(self.y)
             if dense:
                 factor = system.factor()
                 x = scipy.linalg.cho_solve(factor, right.ravel(), check_finite=False).reshape(x.shape)
                 if measure and not last:
                     calm = (present > 0) & (reweighting.inflation < 4.0) & ~self.flat
-                    sigma = _spread(x, _variances(factor).reshape(x.shape), sigma, terms, calm)
+                    if self.group is None:
+                        sigma = _spread(x, _variances(factor).reshape(x.shape), sigma, terms, calm)
+                    else:
+                        sigma, common = measured_spreads(
+                            x, _inverse(factor), self.group, sigma, common, terms=terms, calm=calm
+                        )
             else:
                 # Early rounds only find the outliers; long waves wait for the last.
                 tolerance = joint.TOLERANCE if last else 1e-5
@@ -286,7 +304,7 @@ class Problem:
             if not last:
                 weight = reweighting.next(system, self.y, x, turn)
         self._lay(system, x, np.flatnonzero(reweighting.shut & (present > 0)))
-        return Solved(system, x, sigma, reweighting, total, coarse, factor)
+        return Solved(system, x, sigma, common, reweighting, total, coarse, factor)
 
     def _lay(self, system: System, x: Floats, frames: Ints) -> None:
         """Fit surfaces of frames that had no say to the sky of the others, in place."""
@@ -311,6 +329,9 @@ class Problem:
         out[self.flat] = (_STIFF * 100.0 * self._floor()) ** -2.0
         out[self.flat, 0] = (_FREE * max(float(sigma[0]), 100.0 * self._floor())) ** -2.0
         return out
+
+    def _shared(self, sigma: Floats, common: Floats, terms: Ints) -> Shared | None:
+        return None if self.group is None else shared_prior(self.group, sigma[terms], common[terms])
 
     def _first_guess(self) -> Floats:
         """Spread of raw disagreements: an upper bound which the first rounds bring down."""
@@ -350,6 +371,7 @@ class Problem:
             rejected=solved.reweighting.rejected(system.weight),
             inflation=solved.reweighting.inflation,
             prior_sigma=solved.prior,
+            shared_sigma=solved.common if self.group is not None else np.zeros_like(solved.prior),
             noise_scale=solved.reweighting.scale,
             iterations=solved.iterations,
             residual_held=self._foretold(solved, held),
@@ -364,7 +386,8 @@ class Problem:
         test, weight = held.samples(self.seen), solved.system.weight
         if not test.any():
             return np.full(self.seen.frames, np.nan)
-        system = System(self.seen, np.where(test, np.float32(0), weight), solved.system.prior)
+        without = np.where(test, np.float32(0), weight)
+        system = System(self.seen, without, solved.system.prior, solved.system.shared)
         right = system.project(self.y)
         if solved.factor is not None:
             x = scipy.linalg.cho_solve(system.factor(), right.ravel(), check_finite=False).reshape(right.shape)
@@ -390,22 +413,17 @@ def _variances(factor: tuple[Floats, bool]) -> Floats:
     return np.asarray(np.diag(inverse).copy()) if failed == 0 else np.full(len(factor[0]), np.nan)
 
 
-def _spread(x: Floats, variance: Floats, sigma: Floats, terms: Ints, calm: NDArray[np.bool_]) -> Floats:
-    """Next estimate of the coefficients' spread per order (MacKay's fixed point of the evidence).
+def _inverse(factor: tuple[Floats, bool]) -> Floats:
+    inverse, failed = scipy.linalg.lapack.dpotri(factor[0], lower=1)
+    if failed:
+        return np.full_like(factor[0], np.nan)
+    return np.asarray(np.tril(inverse) + np.tril(inverse, -1).T)
 
-    σ² = Σx² / γ with γ = Σ(1 − var/σ²), the number of coefficients which the data determine; where that is small
-    one plain EM step, σ² = mean(x² + var).
-    """
+
+def _spread(x: Floats, variance: Floats, sigma: Floats, terms: Ints, calm: NDArray[np.bool_]) -> Floats:
+    """Next estimate of the coefficients' spread per order."""
     out = sigma.copy()
     for order in range(len(sigma)):
         here = np.ix_(calm, terms == order)
-        square, posterior = x[here] ** 2, variance[here]
-        if square.size == 0 or not np.isfinite(posterior).all():
-            continue
-        determined = float(np.sum(1.0 - posterior / sigma[order] ** 2))
-        if determined > 0.1 * square.size:
-            estimate = float(np.sum(square)) / determined
-        else:
-            estimate = float(np.mean(square + posterior))
-        out[order] = np.sqrt(max(estimate, 0.0))
+        out[order] = next_spread(x[here] ** 2, variance[here], float(sigma[order]))
     return np.maximum(out, 1e-3 * float(out.max()))

@@ -252,7 +252,13 @@ def _factor(field: Floats, samples: Samples) -> Floats | float:
 
 
 def solve_band(
-    scales: BandScales, samples: BandSamples, *, clip: float, degree: int | None, flat: Bools | None = None
+    scales: BandScales,
+    samples: BandSamples,
+    *,
+    clip: float,
+    degree: int | None,
+    flat: Bools | None = None,
+    group: Ints | None = None,
 ) -> BandSolution:
     """Backgrounds of a band's frames, all overlaps at once.
 
@@ -266,6 +272,8 @@ def solve_band(
         Of the surfaces; None: chosen.
     flat
         (frame,) frames whose background has no gradient, beside the anchors.
+    group
+        (frame,) frames whose surfaces have a part in common.
     """
     held = scales.anchor if flat is None else scales.anchor | flat
     surfaces = solve_surfaces(
@@ -276,6 +284,7 @@ def solve_band(
         clip=clip,
         flat=held,
         choose=degree is None,
+        group=group,
     )
     at = surface.sample_positions()
     v, u = np.meshgrid(at, at, indexing="ij")

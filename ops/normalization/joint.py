@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from skyloom.ops.errors import DataError
 from skyloom.ops.normalization.observations import Floats, Ints, Observations, Singles
+from skyloom.ops.normalization.shared import Shared
 from skyloom.ops.normalization.sweeps import (
     apply_normal,
     couple_points,
@@ -71,7 +72,9 @@ class Coarse:
 class System:
     """The normal equations for given weights and prior."""
 
-    def __init__(self, observations: Observations, weight: Singles, prior: Floats) -> None:
+    def __init__(
+        self, observations: Observations, weight: Singles, prior: Floats, shared: Shared | None = None
+    ) -> None:
         """Set up.
 
         Parameters
@@ -82,10 +85,13 @@ class System:
             Inverse variance of each sample; 0 leaves it out.
         prior
             Λ: inverse prior variance of each unknown, shape (frames, K), positive.
+        shared
+            What is taken from Λ because frames have a part in common.
         """
         self.observations = observations
         self.weight = weight
         self.prior = prior
+        self.shared = shared
         depth = sum_weights(observations.point, weight, observations.points)
         self.inverse_depth = np.divide(1.0, depth, out=np.zeros_like(depth), where=depth > 0)
 
@@ -93,6 +99,8 @@ class System:
         """Return A x, shapes (frames, K)."""
         o = self.observations
         seen = apply_normal(o.start, o.point, o.u, o.v, o.order, self.weight, self.inverse_depth, x)
+        if self.shared is not None:
+            seen -= self.shared.times(x)
         return np.asarray(seen + self.prior * x)
 
     def project(self, value: Floats) -> Floats:
@@ -124,6 +132,8 @@ class System:
         blocks, _ = self._blocks()
         matrix = self._projected(np.arange(frames), own, blocks)
         matrix[np.diag_indices_from(matrix)] += self.prior.ravel()
+        if self.shared is not None:
+            self.shared.subtract_from(matrix)
         return matrix
 
     def factor(self) -> tuple[Floats, bool]:
@@ -136,7 +146,7 @@ class System:
             ) from failure
 
     def preconditioner(self, coarse: Coarse | None = None) -> Callable[[Floats], Floats]:
-        """Block-Jacobi over frames, plus the exact solution in the coarse space."""
+        """Block-Jacobi over frames, plus the exact solution in the coarse space; what frames share left out."""
         terms = self.observations.terms
         whole, alone = self._blocks()
         alone[:, np.arange(terms), np.arange(terms)] += self.prior

@@ -203,6 +203,7 @@ def _known(samples: BandSamples, taken: Floats, clip: float) -> Surfaces:
         rejected=reweighting.rejected(weight),
         inflation=reweighting.inflation,
         prior_sigma=np.full(1, np.nan),
+        shared_sigma=np.zeros(1),
         noise_scale=reweighting.scale,
         iterations=0,
         residual_held=np.full(seen.frames, np.nan),

@@ -86,6 +86,7 @@ def normalize(
     anchors: list[str] | None = None,
     held: list[str] | None = None,
     background: list[str] | None = None,
+    shared: Literal["none", "night"] = "none",
     reference: str = "panel",
     best: Annotated[int, Param(low=1, high=1000)] = 5,
     scale_low: Annotated[float, Param(low=0.0, high=1.0)] = 0.8,
@@ -120,6 +121,10 @@ def normalize(
         Names (or patterns: *_0012.fits) of frames whose background has no gradient (joint).
     background
         Places which show nothing but background (joint, constants): "RA DEC RADIUS" in degrees each.
+    shared
+        night: the backgrounds of a night's frames of one camera have a part in common, in detector coordinates
+        (the flat's error, the moon while the telescope does not turn), whose size is measured beside that of the
+        frames' own; none: frames know nothing of each other (joint).
     reference
         What frames are compared with (reference, linear): panel = the best frames of the same panel; canvas =
         those of all panels, tied by one number each; else an image with a WCS (its path), of any scale.
@@ -145,8 +150,9 @@ def normalize(
         mean of the other frames, canvas units), `residual_held` (the same at points held out of the solve),
         `rejected` (part of the samples), `inflation` (≫ 1: the frame disagrees with all others: clouds,
         reflections), `scale_spread` (rms of ln a over the frame), `note` (what is suspicious); (band, term_order):
-        `prior_sigma`, measured spread of the surfaces' coefficients (canvas units), `held_out`, the residual at
-        points held out with surfaces of each degree (stated errors; where it was chosen); (band, mode):
+        `prior_sigma`, measured spread of the surfaces' coefficients (canvas units), `shared_sigma`, that of what a
+        night's frames have in common, `held_out`, the residual at points held out with surfaces of each degree
+        (stated errors; where it was chosen); (band, mode):
         `mode_sigma`, standard error of the mosaic's long waves (canvas units rms; largest island); (band):
         `noise_scale`, `degree`; (band, stage, sky_y, sky_x): `sky_residual`, how far frames are apart where they
         overlap, before and after, on a coarse map of the canvas (`sky_step` pixels a cell); (band, anchor):
@@ -176,7 +182,11 @@ def normalize(
     bands = tuple(np.unique(session["band"].values[in_canvas]).astype(str).tolist())
     columns = {k: session[k].values for k in ("wcs", "height", "width", "band", "exposure", "units")}
     _check(mode, anchors=anchors, held=held, background=background)
-    table = Table(columns, in_canvas, bands, _named(session, held))
+    if shared != "none" and mode != "joint":
+        raise ConfigError(f"normalize: shared = {shared} means nothing with mode {mode}; set mode to joint")
+    table = Table(
+        columns, in_canvas, bands, _named(session, held), _nights(session) if shared == "night" else None
+    )
     lazy = {
         name: da.asarray(source[name].data)
         for source, names in (
@@ -193,7 +203,7 @@ def normalize(
         whole=reference == "canvas", best=best, images=images, regions=read_regions(background or ()),
         limits=Limits(scale_low, scale_high, flagged == "drop"),
     )  # fmt: skip
-    token = tokenize("normalize", columns, in_canvas, lazy, options, table.flat)
+    token = tokenize("normalize", columns, in_canvas, lazy, options, table.flat, table.group)
     solved = f"normalize-{token}"
     dependencies, tasks = solve_tasks(table, lazy, options, solved)
     base = HighLevelGraph.from_collections(solved, tasks, dependencies=dependencies)
@@ -238,6 +248,14 @@ def _check(mode: str, **given: list[str] | None) -> None:
         if value and name not in useful.get(mode, ()):
             modes = " or ".join(m for m, names in useful.items() if name in names)
             raise ConfigError(f"normalize: {name} means nothing with mode {mode}; set mode to {modes}")
+
+
+def _nights(session: xr.Dataset) -> NDArray[np.int64]:
+    """Number of each frame's night and camera."""
+    frames = session.sizes["frame"]
+    columns = [session[n].values.astype(str) if n in session else np.full(frames, "") for n in ("night", "camera")]
+    both = np.array(["\n".join(row) for row in zip(*columns, strict=True)])
+    return np.asarray(np.unique(both, return_inverse=True)[1].reshape(-1), dtype=np.int64)
 
 
 def _named(session: xr.Dataset, held: list[str] | None) -> NDArray[np.bool_] | None:

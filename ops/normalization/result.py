@@ -24,6 +24,7 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
     "confidence": ("frame", "node_y", "node_x"),
     "sky_residual": ("band", "stage", "sky_y", "sky_x"),
     "prior_sigma": ("band", "term_order"),
+    "shared_sigma": ("band", "term_order"),
     "noise_scale": ("band",),
     "degree": ("band",),
     "held_out": ("band", "term_order"),
@@ -96,6 +97,7 @@ def left_alone(
         "inflation": np.ones(frames),
         "sky_residual": np.full((bands, len(STAGES), *map_shape(canvas)), np.nan, dtype=np.float32),
         "prior_sigma": np.full((bands, HIGHEST_ORDER + 1), np.nan),
+        "shared_sigma": np.full((bands, HIGHEST_ORDER + 1), np.nan),
         "noise_scale": np.full(bands, np.nan),
         "degree": np.full(bands, -1, dtype=np.int64),
         "held_out": np.full((bands, HIGHEST_ORDER + 1), np.nan),
@@ -132,6 +134,7 @@ def fill_in(out: Result, solutions: Sequence[BandSolution], limits: Limits) -> R
         out["anchor_residual"][number, anchor] = surfaces.residual_after[~own]
         out["sky_residual"][number] = solution.residuals
         out["prior_sigma"][number, : len(surfaces.prior_sigma)] = surfaces.prior_sigma
+        out["shared_sigma"][number, : len(surfaces.prior_sigma)] = surfaces.shared_sigma
         out["noise_scale"][number] = surfaces.noise_scale
         # Against a reference there are no such surfaces.
         out["degree"][number] = surfaces.order if np.isfinite(surfaces.prior_sigma).all() else -1

@@ -87,6 +87,8 @@ class Table:
     bands: tuple[str, ...]
     flat: Bools | None = None
     """(frame,) frames whose background is held to have no gradient."""
+    group: NDArray[np.int64] | None = None
+    """(frame,) night and camera, numbered; None: frames share nothing."""
 
     def members(self, band: str) -> NDArray[np.int64]:
         """Rows of a band's frames."""
@@ -253,8 +255,11 @@ def _solve(table: Table, options: Options, scales: BandScales, samples: BandSamp
     flat = None
     if table.flat is not None:
         flat = np.append(table.flat, np.zeros(len(options.anchors), dtype=bool))[scales.frame]
+    group = None
+    if table.group is not None:
+        group = np.append(table.group, np.full(len(options.anchors), -1))[scales.frame]
     degree = 0 if options.mode == "constants" else options.degree
-    return solve_band(scales, samples, clip=options.clip, degree=degree, flat=flat)
+    return solve_band(scales, samples, clip=options.clip, degree=degree, flat=flat, group=group)
 
 
 def _result(

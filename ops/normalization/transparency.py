@@ -88,7 +88,8 @@ def solve_fields(
         seen, value, stated, placement, TUKEY_LIMIT, joint.DENSE_LIMIT, np.zeros(frames, dtype=bool), least=0.5
     )
     few = problem.sample_of_frames()
-    solved = problem.solve_only(None if few is None else few.solve_only(None).prior)
+    like = None if few is None else few.solve_only(None)
+    solved = problem.solve_only(None if like is None else (like.prior, like.common))
     if float(solved.prior[1:].max()) < LEAST_FIELD:
         return even_fields(scales)
     out = even_fields(scales).coefficients
