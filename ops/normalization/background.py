@@ -237,6 +237,8 @@ class Problem:
     """Of the residuals' robust rms in stated errors: where frames share pixels their median says nothing."""
     group: Ints | None = None
     """(frames,) groups whose surfaces have a part in common."""
+    sparse: float = 0.0
+    """Above 0: most frames' surfaces are flat but for this spread at least, and some are not."""
 
     def restrict(self, chosen: NDArray[np.bool_]) -> Problem:
         """Only the samples of some frames (which keep their numbers' order)."""
@@ -278,10 +280,11 @@ class Problem:
             coarse = coarse_space(self.placement, seen.order, most=MOST_PANELS, flat=self.flat)
         x = np.zeros((seen.frames, len(terms)))
         reweighting = Reweighting(seen, self.stated, self.clip, least=self.least, trusted=self.flat)
-        weight, total = self.stated, 0
+        weight, total, loose = self.stated, 0, np.ones_like(x)
         for turn in range(ROUNDS):
             last = turn == ROUNDS - 1
-            system = System(seen, weight, self._prior(sigma, terms), self._shared(sigma, common, terms))
+            prior = self._prior(sigma, terms) * loose
+            system = System(seen, weight, prior, self._shared(sigma, common, terms))
             right = system.project(self.y)
             if dense:
                 factor = system.factor()
@@ -303,6 +306,8 @@ class Problem:
                 total += count
             if not last:
                 weight = reweighting.next(system, self.y, x, turn)
+                if self.sparse:
+                    sigma, loose = uneven(x, sigma, terms, present > 0, least=self.sparse)
         self._lay(system, x, np.flatnonzero(reweighting.shut & (present > 0)))
         return Solved(system, x, sigma, common, reweighting, total, coarse, factor)
 
@@ -397,6 +402,44 @@ class Problem:
                 system.apply, right, np.zeros_like(right), system.preconditioner(solved.coarse), tolerance=1e-5
             )
         return rms_by_frame(solved.system, self.y, x, only=test)
+
+
+def uneven(x: Floats, sigma: Floats, terms: Ints, there: Bools, *, least: float) -> tuple[Floats, Floats]:
+    """Tell surfaces that are flat, as most are, from those that are not.
+
+    Parameters
+    ----------
+    x
+        Coefficients (frames, K).
+    sigma, terms
+        Spread of each order so far, and the orders of the terms.
+    there
+        (frames,) frames to look at.
+    least
+        Spread at least.
+
+    Returns
+    -------
+    sigma
+        Spread of most frames; that of the constant as it was.
+    loose
+        (frames, K) factor on the prior precision.
+
+    Notes
+    -----
+    Student's t with one degree of freedom by reweighting: precision · (1 + K) / (1 + Σ (x / σ)²) a frame and
+    order, over its K terms. Of two solutions which overlaps cannot tell apart, a tilt of every frame or of a few,
+    that of few is the likely one; a Gaussian prior would tilt them all.
+    """
+    out, loose = sigma.copy(), np.ones_like(x)
+    for order in range(1, len(sigma)):
+        mine = terms == order
+        size = x[np.ix_(there, mine)] ** 2
+        if size.size:
+            out[order] = np.clip(np.sqrt(np.median(size) / 0.455), least, sigma[order])
+        square = np.sum((x[:, mine] / out[order]) ** 2, axis=1)
+        loose[:, mine] = ((1.0 + np.count_nonzero(mine)) / (1.0 + square))[:, None]
+    return out, loose
 
 
 def legendre_terms(seen: Observations, here: slice) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +72,9 @@ def solve_fields(
     Notes
     -----
     m_fs = M_s − ln a_f(u, v): the same solve as the backgrounds' (`Problem`), with stars as points and the spread
-    of each order measured. Where nights are even it comes out small, and the fields with it.
+    of each order measured. Where nights are even it comes out small, and the fields with it. Overlaps hardly see a
+    tilt which all frames of a panel have, and from panel to panel it adds up: it is the clear frames, if they are
+    the most, that say what is level (`uneven`).
     """
     frames = len(scales.scale)
     good = np.isfinite(log_flux) & np.isfinite(log_error) & (log_error > 0) & (scales.stars[frame] > 0)
@@ -92,6 +94,7 @@ def solve_fields(
     solved = problem.solve_only(None if like is None else (like.prior, like.common))
     if float(solved.prior[1:].max()) < LEAST_FIELD:
         return even_fields(scales)
+    solved = replace(problem, sparse=LEAST_FIELD).solve_only((solved.prior, solved.common))
     out = even_fields(scales).coefficients
     present = scales.stars > 0
     out[present] = -solved.x[present]
