@@ -334,7 +334,8 @@ def record(
         if surfaces.samples[k]:
             held = support(samples.observations, k, surfaces.kept)
             confident[k] = surface.fit(confidence(error(k), held, samples.noise[k] * samples.area[k] * a))
-    seen, trust = samples.observations, surfaces.inflation[samples.observations.frame]
-    weight = (samples.precision * surfaces.kept / trust).astype(np.float32)
+    seen, weight = samples.observations, samples.precision * surfaces.kept
+    for k in np.flatnonzero(seen.count).tolist():
+        weight[seen.start[k] : seen.start[k + 1]] /= np.float32(surfaces.inflation[k])
     residuals = residual_map(seen, samples.placement, weight, samples.value, left, samples.canvas)
     return BandSolution(scales, surfaces, scale, offset, spread, confident, residuals)

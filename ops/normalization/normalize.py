@@ -29,7 +29,7 @@ from skyloom.ops.registry import Cost, Param, register
 
 SAMPLE_BYTES, STAR_BYTES = 66.0, 190.0
 """Peak of the solve for a sample (its record twice while a band is joined), and of linking for a star."""
-FRAME_BYTES, BASE_BYTES = 20e3, 60e6
+FRAME_BYTES, BASE_BYTES = 24e3, 60e6
 """Of a frame beside these: its WCS, its map, its tasks; and of what does not depend on the frames."""
 
 

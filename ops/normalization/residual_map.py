@@ -57,17 +57,17 @@ def residual_map(
     nothing = np.zeros((seen.frames, 1))
     flat = Observations(seen.start, seen.point, seen.u, seen.v, 0, seen.points)
     system = System(flat, weight, nothing)
-    alone = np.maximum(1.0 - system.leverage(), 1e-6)
-    cell = np.empty(len(seen.point), dtype=np.int64)
-    for f in np.flatnonzero(seen.count):
-        here = slice(seen.start[f], seen.start[f + 1])
-        place = np.stack([seen.u[here], seen.v[here], np.ones(here.stop - here.start)])
-        x, y = np.floor((placement[f] @ place + 0.5) / step).astype(np.int64)
-        cell[here] = np.clip(y, 0, rows - 1) * columns + np.clip(x, 0, columns - 1)
-    count = np.bincount(cell, minlength=rows * columns)
+    # Frame by frame: the solve's memory is that of few numbers a sample.
     for stage, value in enumerate((before, after)):
-        total = np.bincount(
-            cell, weights=np.abs(system.residual(value, nothing)) / alone, minlength=rows * columns
-        )
+        rest = system.residual(value, nothing)
+        total, count = np.zeros((2, rows * columns))
+        for f in np.flatnonzero(seen.count):
+            here = slice(seen.start[f], seen.start[f + 1])
+            share = weight[here] * system.inverse_depth[seen.point[here]]
+            place = np.stack([seen.u[here], seen.v[here], np.ones(here.stop - here.start)])
+            x, y = np.floor((placement[f] @ place + 0.5) / step).astype(np.int64)
+            cell = np.clip(y, 0, rows - 1) * columns + np.clip(x, 0, columns - 1)
+            np.add.at(total, cell, np.abs(rest[here]) / np.maximum(1.0 - share, 1e-6))
+            np.add.at(count, cell, 1.0)
         out[stage, count > 0] = _TO_SIGMA * total[count > 0] / count[count > 0]
     return out.reshape(-1, rows, columns)
