@@ -63,7 +63,7 @@ def support(seen: Observations, frame: int, kept: Singles) -> Floats:
     Returns
     -------
     ndarray
-        1 where at least half of them count, falling to 0 where a tenth does: a trail takes a row of samples, and
+        1 where at least six in ten count, falling to 0 where a quarter does: a trail takes a row of samples, and
         pixels by themselves are for rejection to find; a glow takes them all.
     """
     here = slice(seen.start[frame], seen.start[frame + 1])
@@ -73,7 +73,7 @@ def support(seen: Observations, frame: int, kept: Singles) -> Floats:
     across, up = (np.exp(-0.5 * ((at[:, None] - c[here]) / _NEAR) ** 2) for c in (seen.u, seen.v))
     # Rejected is what has lost most of its weight: half of a good sample's is how the biweight treats noise.
     lost = (up * (mine < 0.25)) @ across.T
-    t = np.clip((lost / (up @ across.T + 1.0) - 0.5) / 0.4, 0.0, 1.0)
+    t = np.clip((lost / (up @ across.T + 1.0) - 0.4) / 0.35, 0.0, 1.0)
     return np.asarray(1.0 - t * t * (3.0 - 2.0 * t))
 
 
