@@ -45,13 +45,13 @@ class Mapping:
         place = np.stack([matrix @ (i, j) + start for i, j in zip(x.ravel(), y.ravel(), strict=True)], axis=-1)
         place += rng.uniform(-bend, bend, place.shape)
         a, b = rng.uniform(0.8, 1.2, 9), rng.uniform(-5, 5, 9)
-        self.fields = np.ascontiguousarray(np.stack([*place, a, b]).reshape(4, 3, 3))
+        self.fields = np.ascontiguousarray(np.stack([*place, a, b, np.ones_like(a)]).reshape(5, 3, 3))
 
     def at(self, x: float, y: float) -> Floats:
         """Position, a and b at a place of the frame, inside of the first cell or the next."""
         kx, ky = int((x + 0.5) // STEP), int((y + 0.5) // STEP)
         s, t = (x + 0.5) / STEP - kx, (y + 0.5) / STEP - ky
-        f = self.fields[:, ky : ky + 2, kx : kx + 2]
+        f = self.fields[:4, ky : ky + 2, kx : kx + 2]
         return np.asarray(
             (1 - t) * ((1 - s) * f[:, 0, 0] + s * f[:, 0, 1]) + t * ((1 - s) * f[:, 1, 0] + s * f[:, 1, 1])
         )
@@ -199,7 +199,7 @@ def test_the_image_is_that_of_the_drizzle_library(kernel: str, pixfrac: float) -
     for k in range(3):
         frame = rng.normal(100, 10, (size, size)).astype(np.float32)
         mapping = Mapping(matrix, np.array([38.0, 2.0]) + rng.uniform(-1, 1, 2))
-        mapping.fields[2:] = np.array([[[1.0]], [[0.0]]])
+        mapping.fields[2:4] = np.array([[[1.0]], [[0.0]]])
         pixmap = np.array([[mapping.at(x, y)[:2] for x in range(size)] for y in range(size)])
         weight = 1.0 + k
         # In their units the area of an input pixel is 1.
