@@ -191,9 +191,13 @@ def integrate_strip(
     made = Strip(over, samples[:, *inner], codes[: len(over), :height][:, *inner], kept)
     if not over:
         return made
-    there = np.isfinite(samples[:, *inner]) if fates else None
-    dropped = drop_artifacts(samples, [view.frames[k].frame.mask for k in over], wide, wide_columns)
-    masked = there & ~np.isfinite(samples[:, *inner]) if there is not None else None
+    masks = [view.frames[k].frame.mask for k in over]
+    masked = dropped = None
+    if any(m is not None for m in masks):
+        masked = np.isfinite(samples[:, *inner]) if fates else None
+        dropped = drop_artifacts(samples, masks, wide, wide_columns)
+        if masked is not None:
+            masked &= ~np.isfinite(samples[:, *inner])
     hits, lost = None, np.zeros(samples.shape, dtype=np.uint8) if fates and _alone(options) else None
     if _alone(options):
         hits = _reject_single(samples, [view.frames[k] for k in over], wide, wide_columns, options, lost)
