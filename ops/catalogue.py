@@ -1,5 +1,6 @@
 """Every module of skyloom that registers an op; loaded through the entry point a user's ops use too."""
 
+from skyloom.ops.artifacts import artifacts, consensus, shrink
 from skyloom.ops.background import coverage, edges, gradient, gradient_model
 from skyloom.ops.calibration import calibrate, debayer, defects, flats, levels, link, masters
 from skyloom.ops.colour import (
@@ -24,8 +25,10 @@ from skyloom.ops.session import ingest
 __all__ = [
     "adjustment",
     "approve",
+    "artifacts",
     "calibrate",
     "channels",
+    "consensus",
     "coverage",
     "debayer",
     "deconvolve",
@@ -52,6 +55,7 @@ __all__ = [
     "psf",
     "psf_stars",
     "register",
+    "shrink",
     "star_catalogue",
     "star_colours",
     "stretch",

@@ -107,7 +107,7 @@ def _keys(
     return keys
 
 
-@register(version=1, unit=("band", "y", "x"), cost=_cost, keys=_keys)
+@register(version=2, unit=("band", "y", "x"), cost=_cost, keys=_keys)
 def drizzle(
     session: xr.Dataset,
     registration: xr.Dataset,
@@ -121,7 +121,7 @@ def drizzle(
     rejection: Method = "winsorized",
     low: Annotated[float | None, Param(low=0.0, high=1000)] = None,
     high: Annotated[float | None, Param(low=0.0, high=1000)] = None,
-    significance: Annotated[float, Param(low=1e-6, high=0.5)] = 0.05,
+    significance: Annotated[float, Param(low=1e-6, high=0.5)] = 0.02,
     grow: bool = True,
     weighting: Weighting = "inverse_variance",
     weight_rule: str = "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import dask.array as da
@@ -11,6 +12,7 @@ import xarray as xr
 from dask.base import tokenize
 from numpy.typing import NDArray
 
+from skyloom.ops.artifacts.consensus import check_same_frames
 from skyloom.ops.blocks import Block
 from skyloom.ops.errors import ConfigError
 from skyloom.ops.grid import Grid
@@ -18,6 +20,7 @@ from skyloom.ops.integration.canvas_graph import canvas_arrays
 from skyloom.ops.integration.combine import Combination
 from skyloom.ops.integration.coordinates import NODE_STEP
 from skyloom.ops.integration.kernels import Resampling, chosen, kernel_noise_factor
+from skyloom.ops.integration.masked import frame_masks
 from skyloom.ops.integration.overlaps import Piece, frame_spec, index_frames, strip_rows
 from skyloom.ops.integration.rejection import Method, Rejection
 from skyloom.ops.integration.resample import CLAMP
@@ -81,6 +84,7 @@ def _cost(
     registration: xr.Dataset,
     normalization: xr.Dataset,
     approval: xr.Dataset | None = None,
+    artifacts: xr.Dataset | None = None,
     *,
     rejection: Method = "winsorized",
     resampling: Resampling = "auto",
@@ -99,7 +103,7 @@ def _cost(
         work[key] = sum(p.area for p in found) / 1e6 + 1e-3 * len(found)
         read[key] = 4.0 * sum(p.window for p in found)
         memory[key] = strip_rows(
-            grid, key[1:], found, task_memory, source, Rejection(rejection), combination
+            grid, key[1:], found, task_memory, source, Rejection(rejection), combination, artifacts is not None
         )[1]  # fmt: skip
     return Cost(work=work, read=read, memory=memory, rate=RATE)
 
@@ -109,6 +113,7 @@ def _keys(
     registration: xr.Dataset,
     normalization: xr.Dataset,
     approval: xr.Dataset | None = None,
+    artifacts: xr.Dataset | None = None,
     *,
     weighting: Weighting,
     weight_rule: str,
@@ -122,6 +127,9 @@ def _keys(
     frames = frame_digests(
         session, registration, normalization, approval, pieces, weighting=weighting, weight_rule=weight_rule
     )
+    if artifacts is not None:
+        masks = known(artifacts, "content")[0].astype(str).tolist()
+        frames = [digest(f, m) if f and m else f for f, m in zip(frames, masks, strict=True)]
     keys = np.full((len(bands), *grid.tiles), "", dtype="<U16")
     for (band, ty, tx), found in pieces.items():
         rows, columns = grid.window(ty, tx)
@@ -190,11 +198,12 @@ def integrate(
     registration: xr.Dataset,
     normalization: xr.Dataset,
     approval: xr.Dataset | None = None,
+    artifacts: xr.Dataset | None = None,
     *,
     rejection: Method = "winsorized",
     low: Annotated[float | None, Param(low=0.0, high=1000)] = None,
     high: Annotated[float | None, Param(low=0.0, high=1000)] = None,
-    significance: Annotated[float, Param(low=1e-6, high=0.5)] = 0.05,
+    significance: Annotated[float, Param(low=1e-6, high=0.5)] = 0.02,
     grow: bool = True,
     combination: Combination = "mean",
     weighting: Weighting = "inverse_variance",
@@ -217,20 +226,23 @@ def integrate(
         Scale, offset, confidence and noise of each frame (`normalize`).
     approval
         Measures of the frames (`approve`), for weights that need them.
+    artifacts
+        Masks of trails, ghosts and blobs (`artifacts`): what they cover of a frame is taken out before rejection
+        looks at it, and counts as rejected high. Where all samples of a pixel are masked, all are kept.
     rejection
         How outliers are found, pixel by pixel: winsorized (PixInsight's winsorized sigma, from 8 samples on),
         sigma (kappa-sigma about the median, from 15), mad (median absolute deviation, from 8), esd (generalized
-        extreme studentised deviates, from 10), linear (line through value by rank, from 15; some 5 % of good
-        samples go), percentile and minmax (from 3), noise (the frames' noise and that of the surroundings),
+        extreme studentised deviates, from 10), linear (line through value by rank, from 15), percentile and minmax
+        (from 3), noise (the frames' noise and that of the surroundings),
         averaged (the scatter of the surroundings), none. With fewer samples all compare as noise does; of two the
         higher goes. auto is winsorized, and where one frame is alone cosmic rays are found by their sharpness and
         left without data.
     low
         Limit below the centre; samples beyond it are rejected. In standard deviations; for percentile a fraction
         of the centre, for minmax a number of samples, for linear mean deviations, for esd a factor on the test.
-        None: 4; percentile 0.2, minmax 1, linear 5, esd 1.
+        None: 4; averaged 4.5, percentile 0.2, minmax 1, linear 10, esd 1.
     high
-        Limit above the centre. None: 3; percentile 0.1, minmax 1, linear 4, esd 1.
+        Limit above the centre. None: 3; averaged 3.5, percentile 0.1, minmax 1, linear 9, esd 1.
     significance
         esd: chance of finding an outlier in a pixel without one.
     grow
@@ -282,6 +294,8 @@ def integrate(
     Where a frame's offset is not known well, its weight falls with the confidence of the normalization: others
     decide there. Where it is alone, it still gives the value.
     """
+    if artifacts is not None:
+        check_same_frames(session, "integrate", artifacts=artifacts)
     options = options_of(
         session, rejection=rejection, low=low, high=high, significance=significance, grow=grow,
         combination=combination, weighting=weighting, resampling=resampling, clamp=clamp, taper=taper,
@@ -291,7 +305,8 @@ def integrate(
     bands, pieces = index_frames(session, registration, grid, resampling)
     for key, found in pieces.items():
         strip_rows(
-            grid, key[1:], found, options.task_memory, options.source_bytes, options.rejection, combination
+            grid, key[1:], found, options.task_memory, options.source_bytes, options.rejection, combination,
+            artifacts is not None,
         )  # fmt: skip
     measures: dict[str, Any] = measures_of(session, approval, measures_needed(weighting, weight_rule))
     if weighting == "keyword":
@@ -302,10 +317,14 @@ def integrate(
     token = tokenize(
         [session[v].values.tolist() for v in ("frame", "name", "source", "wcs", "height", "width", "band")],
         grid, sorted(pieces), repr(options), [a.name for a in dependencies], repr(gathering[1:]),
+        None if artifacts is None else tokenize(artifacts["mask"].data),
     )  # fmt: skip
 
+    masks = frame_masks(session, grid, artifacts)
+
     def tile_spec(block: Block) -> TileSpec:
-        frames = tuple(frame_spec(session, p.frame) for p in pieces[block[0], block[1], block[2]])
+        over = [p.frame for p in pieces[block[0], block[1], block[2]]]
+        frames = tuple(replace(frame_spec(session, i), mask=masks[i]) for i in over)
         return TileSpec(grid, (block[1], block[2]), frames, options)
 
     variables = canvas_arrays(

@@ -16,6 +16,7 @@ from skyloom.ops.footprints import EDGE_POINTS, clip, footprint, tiles_touched
 from skyloom.ops.grid import Grid
 from skyloom.ops.integration.combine import working_bytes
 from skyloom.ops.integration.coordinates import NODE_STEP
+from skyloom.ops.integration.frame_mask import FrameMask
 from skyloom.ops.integration.kernels import REACH, chosen
 from skyloom.ops.integration.rejection import Rejection
 from skyloom.ops.integration.tolerance import HALO
@@ -29,6 +30,8 @@ SAMPLE_BYTES = 4 + 1
 """Bytes of a sample of the stack: its value and its taper code."""
 RESULT_BYTES = 3 * 4 + 3 * 2
 """Bytes of a finished pixel."""
+MASK_BYTES = 8
+"""Working bytes of a pixel where masks of artifacts are laid on it."""
 SINGLE_BYTES = 560.0**2 * 48.0
 """Bytes the search for cosmic rays takes, a block at a time, where one frame alone is."""
 
@@ -42,6 +45,8 @@ class FrameSpec:
     source: str
     wcs: str
     shape: tuple[int, int]
+    mask: FrameMask | None = None
+    """Its artifacts; None: none are known."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def _indexed(
         polygon = footprint(wcs, (height, width), grid)
         if not np.isfinite(polygon).all():
             continue
-        to_canvas, margin = _frame_axes(polygon, (height, width))
+        to_canvas, margin = frame_axes(polygon, (height, width))
         to_frame = np.linalg.inv(to_canvas).astype(np.float64)
         for (ty, tx), (rows, columns) in tiles_touched(polygon, grid, margin=margin):
             piece = _piece(index, polygon, to_frame, (height, width), rows, columns, resampling)
@@ -99,7 +104,7 @@ def _indexed(
     return bands, MappingProxyType(dict(sorted(found.items())))
 
 
-def _frame_axes(polygon: NDArray[np.float64], shape: tuple[int, int]) -> tuple[NDArray[np.float64], float]:
+def frame_axes(polygon: NDArray[np.float64], shape: tuple[int, int]) -> tuple[NDArray[np.float64], float]:
     """Mean linear map from frame to canvas pixels (2, 2), and the margin in canvas pixels that shifts need."""
     side = EDGE_POINTS - 1
     along_x = (polygon[side] - polygon[0]) / shape[1]
@@ -136,7 +141,7 @@ def _strip_bytes(depth: int, rows: int, columns: int, rejection: Rejection, comb
 
 def strip_rows(
     grid: Grid, index: tuple[int, ...], pieces: Sequence[Piece], task_memory: float, source_bytes: float,
-    rejection: Rejection, combination: str,
+    rejection: Rejection, combination: str, masked: bool = False,
 ) -> tuple[int, float]:  # fmt: skip
     """Rows to compute at a time, and the task's peak of memory (bytes).
 
@@ -156,6 +161,7 @@ def strip_rows(
             result
             + source * min(1.0, (height + 2 * HALO + NODE_STEP) / rows)
             + _strip_bytes(depth, height, columns, rejection, combination)
+            + (MASK_BYTES * (height + 2 * HALO) * (columns + 2 * HALO) if masked else 0.0)
         )
         if peak <= task_memory:
             return height, peak

@@ -14,6 +14,7 @@ from skyloom.ops.integration.average import HIGH
 from skyloom.ops.integration.combine import Combination, Combined, combine
 from skyloom.ops.integration.coordinates import CanvasNodes, CoordinateGrid, central_jacobian, coordinate_grid
 from skyloom.ops.integration.kernels import REACH, Resampling, chosen
+from skyloom.ops.integration.masked import drop_artifacts
 from skyloom.ops.integration.overlaps import FrameSpec, Piece, strip_rows
 from skyloom.ops.integration.rejection import Rejection
 from skyloom.ops.integration.resample import resample
@@ -103,8 +104,9 @@ def integrate_tile(spec: TileSpec, solution: Solution) -> Combined:
         return result
     pieces = [Piece(s.frame.index, 0.0, window_pixels(s, wide_rows, wide_columns)) for s in view.frames]
     step, _ = strip_rows(
-        grid, spec.index, pieces, options.task_memory, options.source_bytes, options.rejection, options.combination
-    )
+        grid, spec.index, pieces, options.task_memory, options.source_bytes, options.rejection,
+        options.combination, any(f.mask is not None for f in spec.frames),
+    )  # fmt: skip
     buffers = make_buffers(len(view.frames), min(step + 2 * HALO, grid.shape[0]), wide_columns)
     for start in range(rows.start, rows.stop, step):
         strip = slice(start, min(start + step, rows.stop))
@@ -189,6 +191,13 @@ def integrate_strip(
     made = Strip(over, samples[:, *inner], codes[: len(over), :height][:, *inner], kept)
     if not over:
         return made
+    masks = [view.frames[k].frame.mask for k in over]
+    masked = dropped = None
+    if any(m is not None for m in masks):
+        masked = np.isfinite(samples[:, *inner]) if fates else None
+        dropped = drop_artifacts(samples, masks, wide, wide_columns)
+        if masked is not None:
+            masked &= ~np.isfinite(samples[:, *inner])
     hits, lost = None, np.zeros(samples.shape, dtype=np.uint8) if fates and _alone(options) else None
     if _alone(options):
         hits = _reject_single(samples, [view.frames[k] for k in over], wide, wide_columns, options, lost)
@@ -198,6 +207,10 @@ def integrate_strip(
     )  # fmt: skip
     if hits is not None:
         out.rejected_high[...] += hits[inner]
+    if dropped is not None:
+        out.rejected_high[...] += dropped[inner]
+    if kept is not None and masked is not None:
+        kept[masked] = HIGH
     if kept is not None and lost is not None:
         kept[...] = np.maximum(kept, lost[:, *inner])
     return made

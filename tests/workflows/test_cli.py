@@ -116,7 +116,7 @@ def test_lists(capsys: Capture) -> None:
     assert yaml.safe_load(capsys.readouterr().out)["nodes"]["normalize"]["op"] == "normalize"
     assert main(["ops"]) == 0
     out = capsys.readouterr().out
-    call = "integrate(session, registration, normalization, [approval])"
+    call = "integrate(session, registration, normalization, [approval], [artifacts])"
     for text in (call, "taper", "sigma", "px", "winsorized"):
         assert text in out
     assert "task_memory" not in out, "set by the plan, not by people"
