@@ -10,6 +10,7 @@ import xarray as xr
 from dask.base import tokenize
 from numpy.typing import NDArray
 
+from skyloom.ops.artifacts.consensus import check_same_frames
 from skyloom.ops.blocks import Block
 from skyloom.ops.calibration.cfa import places
 from skyloom.ops.errors import ConfigError
@@ -30,7 +31,8 @@ from skyloom.ops.integration.integrate import (
     reaching,
     solution_task,
 )
-from skyloom.ops.integration.overlaps import Piece, frame_spec, index_frames
+from skyloom.ops.integration.masked import frame_masks
+from skyloom.ops.integration.overlaps import Piece, frame_spec, frame_specs, index_frames
 from skyloom.ops.integration.rejection import Method
 from skyloom.ops.integration.sensor_pixels import colour_plane
 from skyloom.ops.integration.tiles import Options, widen
@@ -46,14 +48,14 @@ KEY_MARGIN = 8
 Colours = Literal["mosaic", "planes"]
 
 
-def drizzle_options(session: xr.Dataset, **parameters: Any) -> tuple[Options, Drizzling]:
+def drizzle_options(session: xr.Dataset, *, masked: bool, **parameters: Any) -> tuple[Options, Drizzling]:
     """How outliers are found and how drops fall, from the parameters of `drizzle`; others are not looked at."""
     mosaic = parameters["colours"] == "mosaic"
     planes = (colour_plane(str(s)) for s in session["source"].values) if mosaic else ()
     most = max((len(places(p["bayer"], p["band"])) for p in planes if p is not None), default=1)
     waiting = float(WAITING_BYTES * most)
     drizzling = Drizzling(
-        parameters["kernel"], parameters["pixfrac"], parameters["scale"], mosaic, waiting
+        parameters["kernel"], parameters["pixfrac"], parameters["scale"], mosaic, waiting, masked
     )  # fmt: skip
     return options_of(session, **parameters), drizzling
 
@@ -63,10 +65,11 @@ def _cost(
     registration: xr.Dataset,
     normalization: xr.Dataset,
     approval: xr.Dataset | None = None,
+    artifacts: xr.Dataset | None = None,
     **parameters: Any,
 ) -> Cost:
     """Cost of each tile of each band, from headers alone; `read` counts pixels as float32."""
-    options, drizzling = drizzle_options(session, **parameters)
+    options, drizzling = drizzle_options(session, masked=artifacts is not None, **parameters)
     grid = canvas_of(registration, parameters["tile"])
     bands, pieces = index_frames(session, registration, grid, options.resampling)
     work, read, memory = np.zeros((3, len(bands), *grid.tiles))
@@ -82,6 +85,7 @@ def _keys(
     registration: xr.Dataset,
     normalization: xr.Dataset,
     approval: xr.Dataset | None = None,
+    artifacts: xr.Dataset | None = None,
     *,
     weighting: Weighting,
     weight_rule: str,
@@ -93,8 +97,9 @@ def _keys(
     grid = canvas_of(registration, tile)
     bands, pieces = index_frames(session, registration, grid, "auto")
     frames = frame_digests(
-        session, registration, normalization, approval, pieces, weighting=weighting, weight_rule=weight_rule
-    )
+        session, registration, normalization, approval, artifacts, pieces,
+        weighting=weighting, weight_rule=weight_rule,
+    )  # fmt: skip
     keys = np.full((len(bands), *grid.tiles), "", dtype="<U16")
     for (band, ty, tx), found in pieces.items():
         window = grid.window(ty, tx)
@@ -113,6 +118,7 @@ def drizzle(
     registration: xr.Dataset,
     normalization: xr.Dataset,
     approval: xr.Dataset | None = None,
+    artifacts: xr.Dataset | None = None,
     *,
     scale: Annotated[int, Param(low=1, high=8)] = 2,
     pixfrac: Annotated[float, Param(low=0.01, high=1.0)] = 0.9,
@@ -143,6 +149,8 @@ def drizzle(
         Scale, offset and noise of each frame (`normalize`).
     approval
         Measures of the frames (`approve`), for weights that need them.
+    artifacts
+        Masks of trails, ghosts and blobs (`artifacts`): what they cover of a frame is not dropped.
     scale
         Pixels of the result along one of the registered canvas.
     pixfrac
@@ -205,7 +213,9 @@ def drizzle(
     pixels, where drops lie evenly.
     """
     parameters = {name: value for name, value in locals().items() if name not in _INPUTS}
-    options, drizzling = drizzle_options(session, **parameters)
+    if artifacts is not None:
+        check_same_frames(session, "drizzle", artifacts=artifacts)
+    options, drizzling = drizzle_options(session, masked=artifacts is not None, **parameters)
     grid = canvas_of(registration, tile)
     fine = finer(grid, scale)
     bands, pieces = index_frames(session, registration, grid, options.resampling)
@@ -226,10 +236,13 @@ def drizzle(
     token = tokenize(
         [session[v].values.tolist() for v in ("frame", "name", "source", "wcs", "height", "width", "band")],
         grid, sorted(pieces), repr(options), repr(drizzling), [a.name for a in dependencies], repr(gathering[1:]),
+        None if artifacts is None else tokenize(artifacts["mask"].data),
     )  # fmt: skip
+    masks = frame_masks(session, grid, artifacts)
 
     def tile_spec(block: Block) -> DrizzleSpec:
-        frames = tuple(frame_spec(session, p.frame) for p in pieces[block[0], block[1], block[2]])
+        over = (p.frame for p in pieces[block[0], block[1], block[2]])
+        frames = frame_specs(session, over, masks)
         return DrizzleSpec(grid, (block[1], block[2]), frames, options, drizzling)
 
     variables = canvas_arrays(
@@ -246,7 +259,7 @@ def drizzle(
     return xr.Dataset(variables, coords={"band": np.asarray(bands, dtype=str)}, attrs=attrs)
 
 
-_INPUTS = ("session", "registration", "normalization", "approval")
+_INPUTS = ("session", "registration", "normalization", "approval", "artifacts")
 
 
 def _correlation(

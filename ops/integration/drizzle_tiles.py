@@ -18,6 +18,7 @@ from skyloom.ops.integration.coordinates import NODE_STEP
 from skyloom.ops.integration.drop import ALONE, GOT, KERNELS, WENT_HIGH, WENT_LOW, Kernel, drop
 from skyloom.ops.integration.onto_canvas import frame_nodes, pixel_extent
 from skyloom.ops.integration.overlaps import (
+    MASK_BYTES,
     MIN_STRIP,
     RESULT_BYTES,
     SAMPLE_BYTES,
@@ -51,6 +52,8 @@ class Drizzling:
     """Of colour sensors the sensor's own pixels are dropped, and not superpixels."""
     waiting_bytes: float = WAITING_BYTES
     """Of a frame's pixel that waits to be dropped: two pixels of the sensor make a green one."""
+    masked: bool = False
+    """Masks of artifacts are laid on the samples."""
 
 
 @dataclass(frozen=True)
@@ -288,6 +291,8 @@ def drizzle_rows(
             waiting = drizzling.waiting_bytes * sum(p.window for p in pieces) * part
             fates = float(core[0] * core[1] * depth)
             stack = float(wide[0] * wide[1] * depth * SAMPLE_BYTES + core[0] * core[1] * RESULT_BYTES)
+            # With fates, what was there before the masks is kept, a byte a sample.
+            stack += float(wide[0] * wide[1] * (MASK_BYTES + depth)) if drizzling.masked else 0.0
             combining = working_bytes(depth, wide, rejection=options.rejection, combination=options.combination)
             peak = max(peak, result + stack + max(reading, combining) + single) + waiting + fates
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Annotated, Any
 
 import dask.array as da
@@ -21,7 +20,7 @@ from skyloom.ops.integration.combine import Combination
 from skyloom.ops.integration.coordinates import NODE_STEP
 from skyloom.ops.integration.kernels import Resampling, chosen, kernel_noise_factor
 from skyloom.ops.integration.masked import frame_masks
-from skyloom.ops.integration.overlaps import Piece, frame_spec, index_frames, strip_rows
+from skyloom.ops.integration.overlaps import Piece, frame_specs, index_frames, strip_rows
 from skyloom.ops.integration.rejection import Method, Rejection
 from skyloom.ops.integration.resample import CLAMP
 from skyloom.ops.integration.solution import Names, gather, mean_scale
@@ -125,11 +124,9 @@ def _keys(
     grid = canvas_of(registration, tile)
     bands, pieces = index_frames(session, registration, grid, resampling)
     frames = frame_digests(
-        session, registration, normalization, approval, pieces, weighting=weighting, weight_rule=weight_rule
-    )
-    if artifacts is not None:
-        masks = known(artifacts, "content")[0].astype(str).tolist()
-        frames = [digest(f, m) if f and m else f for f, m in zip(frames, masks, strict=True)]
+        session, registration, normalization, approval, artifacts, pieces,
+        weighting=weighting, weight_rule=weight_rule,
+    )  # fmt: skip
     keys = np.full((len(bands), *grid.tiles), "", dtype="<U16")
     for (band, ty, tx), found in pieces.items():
         rows, columns = grid.window(ty, tx)
@@ -145,6 +142,7 @@ def frame_digests(
     registration: xr.Dataset,
     normalization: xr.Dataset,
     approval: xr.Dataset | None,
+    artifacts: xr.Dataset | None,
     pieces: Mapping[tuple[int, int, int], Sequence[Piece]],
     *,
     weighting: Weighting,
@@ -170,10 +168,12 @@ def frame_digests(
         tuple(str(n) for n in session["name"].values),
     )  # fmt: skip
     columns = [session[v].values.tolist() for v in ("frame", "wcs", "height", "width")]
-    return [
+    masks = [""] * len(used) if artifacts is None else known(artifacts, "content")[0].astype(str).tolist()
+    digests = [
         digest(*row, *(a[i] for a in (shift, *solved, factor))) if used[i] else ""
         for i, row in enumerate(zip(*columns, strict=True))
     ]
+    return [digest(d, m) if d and m else d for d, m in zip(digests, masks, strict=True)]
 
 
 def _confidence(normalization: xr.Dataset) -> tuple[str, ...]:
@@ -323,8 +323,8 @@ def integrate(
     masks = frame_masks(session, grid, artifacts)
 
     def tile_spec(block: Block) -> TileSpec:
-        over = [p.frame for p in pieces[block[0], block[1], block[2]]]
-        frames = tuple(replace(frame_spec(session, i), mask=masks[i]) for i in over)
+        over = (p.frame for p in pieces[block[0], block[1], block[2]])
+        frames = frame_specs(session, over, masks)
         return TileSpec(grid, (block[1], block[2]), frames, options)
 
     variables = canvas_arrays(

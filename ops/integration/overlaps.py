@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
 
@@ -71,6 +71,13 @@ def frame_spec(session: xr.Dataset, index: int) -> FrameSpec:
         str(session["wcs"].values[index]),
         (int(session["height"].values[index]), int(session["width"].values[index])),
     )
+
+
+def frame_specs(
+    session: xr.Dataset, indices: Iterable[int], masks: Sequence[FrameMask | None]
+) -> tuple[FrameSpec, ...]:
+    """Frames of the session with their masks (`frame_masks`, over all frames)."""
+    return tuple(replace(frame_spec(session, i), mask=masks[i]) for i in indices)
 
 
 def index_frames(

@@ -18,7 +18,8 @@ from skyloom.ops.integration.drizzle import drizzle_options
 from skyloom.ops.integration.drizzle_tiles import DrizzleSpec, Work
 from skyloom.ops.integration.drop import GOT, WENT_HIGH, WENT_LOW
 from skyloom.ops.integration.integrate import canvas_of, options_of, reaching, solution_task
-from skyloom.ops.integration.overlaps import FrameSpec, frame_spec, index_frames
+from skyloom.ops.integration.masked import frame_masks
+from skyloom.ops.integration.overlaps import FrameSpec, frame_specs, index_frames
 from skyloom.ops.integration.solution import Solution
 from skyloom.ops.integration.taper import taper_weight
 from skyloom.ops.integration.tiles import Options, Seen, integrate_strip, make_buffers, see_frames, widen
@@ -65,7 +66,8 @@ class Trace:
 
 def trace_pixel(
     op: str, session: xr.Dataset, registration: xr.Dataset, normalization: xr.Dataset,
-    approval: xr.Dataset | None = None, *, band: str, y: int, x: int, **parameters: Any,
+    approval: xr.Dataset | None = None, artifacts: xr.Dataset | None = None,
+    *, band: str, y: int, x: int, **parameters: Any,
 ) -> Trace:  # fmt: skip
     """Compute a pixel of `integrate` or `drizzle` again and keep what every frame had for it.
 
@@ -73,7 +75,7 @@ def trace_pixel(
     ----------
     op
         integrate or drizzle.
-    session, registration, normalization, approval
+    session, registration, normalization, approval, artifacts
         As the op takes them.
     band
         One of the result's.
@@ -123,11 +125,12 @@ def trace_pixel(
     solution: Solution = gather(*arguments)
     place = (y // scale, x // scale)
     tile = (place[0] // grid.tile, place[1] // grid.tile)
-    frames = tuple(frame_spec(session, p.frame) for p in pieces.get((bands.index(band), *tile), ()))
+    over = [p.frame for p in pieces.get((bands.index(band), *tile), ())]
+    frames = frame_specs(session, over, frame_masks(session, grid, artifacts))
     window = (slice(place[0], place[0] + 1), slice(place[1], place[1] + 1))
     out, found = Combined.empty((1, 1)), list[_Found]()
     if frames and op == "drizzle":
-        _, drizzling = drizzle_options(session, **parameters)
+        _, drizzling = drizzle_options(session, masked=artifacts is not None, **parameters)
         spec = DrizzleSpec(grid, tile, frames, options, drizzling)
         out, found = _drizzled(Work.of(spec, solution, *window), window, (y % scale, x % scale))
     elif frames:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import xarray as xr
 from astropy.io import fits
+from astropy.wcs import WCS
 
-from skyloom.ops.grid import Grid, pixel_to_sky
+from skyloom.ops.grid import Grid, pixel_to_sky, sky_to_pixel
 from skyloom.workflows.cli import main
 from skyloom.workflows.pixel import pixel_answer
 from skyloom.workflows.simulate import simulate_from_options
@@ -28,8 +29,21 @@ nodes:
   register: {inputs: [ingest, measure]}
   normalize: {inputs: [ingest, measure, register]}
   drizzle: {inputs: [ingest, register, normalize], parameters: {tile: 96}}
+  shrink: {inputs: [ingest]}
+  consensus: {inputs: [ingest, shrink, register, normalize]}
+  artifacts: {inputs: [ingest, shrink, register, normalize, consensus]}
+  masked:
+    op: integrate
+    inputs: {session: ingest, registration: register, normalization: normalize, artifacts: artifacts}
+    parameters: {tile: 128, rejection: auto}
+  masked_drizzle:
+    op: drizzle
+    inputs: {session: ingest, registration: register, normalization: normalize, artifacts: artifacts}
+    parameters: {tile: 96}
   integrate: {inputs: [ingest, register, normalize], parameters: {tile: 128, rejection: auto}}
 """
+TRAILED = 3
+"""Which frame of the session, by name, a satellite crosses; ten pixels wide."""
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +53,12 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder, panels="1x2", frames=5, size=192, overlap=0.3, bands=["L"], nights=1, seed=2, raw=False
     )
     rng = np.random.default_rng(3)
-    for path in sorted(folder.glob("*.fits")):
+    for number, path in enumerate(sorted(folder.glob("*.fits"))):
         with fits.open(path, mode="update") as file:
             pixels = file[0].data
+            if number == TRAILED:
+                y, x = np.indices(pixels.shape)
+                pixels[np.abs(y - 0.4 * x - 60) < 5] += 150
             hit = rng.random(pixels.shape) < 0.01
             pixels[hit] = pixels[hit] + 400
             pixels[rng.random(pixels.shape) < 0.005] -= 300
@@ -71,7 +88,7 @@ def places(result: xr.Dataset, n: int) -> list[tuple[int, int]]:
     return [*found, (tile, tile), (tile - 1, tile), (0, 0)]
 
 
-@pytest.mark.parametrize("node", ["integrate", "drizzle"])
+@pytest.mark.parametrize("node", ["integrate", "drizzle", "masked", "masked_drizzle"])
 def test_the_frames_listed_make_the_stored_pixel(project: Path, node: str) -> None:
     result = Store(project).open(node).compute()
     for x, y in places(result, 3):
@@ -95,6 +112,26 @@ def test_the_frames_listed_make_the_stored_pixel(project: Path, node: str) -> No
             assert sum(p["fraction"] for p in parts) == pytest.approx(1.0)
         else:
             assert band["stored"]["image"] is None
+
+
+@pytest.mark.parametrize("node", ["masked", "masked_drizzle"])
+def test_masked_samples_are_told_and_left_out(session: Path, project: Path, node: str) -> None:
+    store = Store(project)
+    result, name = store.open(node), sorted(p.name for p in session.glob("*.fits"))[TRAILED]
+    grid = Grid.from_attrs(result.attrs)
+    header = fits.getheader(session / name)
+    told = []
+    for x in (30.0, 60.0, 90.0, 120.0, 150.0):
+        ra, dec = pixel_to_sky(WCS(header), np.array([x]), np.array([0.4 * x + 60]))
+        column, row = (round(float(v[0])) for v in sky_to_pixel(grid.wcs, ra, dec))
+        (band,) = pixel_answer(project, place=(column, row), node=node)["bands"]
+        assert band["same"]
+        mine = [f for f in band["frames"] if f["name"] == name]
+        # A drop that is masked whole is listed as rejected, too.
+        told += [f["fate"] for f in mine]
+        assert all(f["weight"] == 0 for f in mine)
+    assert told
+    assert set(told) == {"rejected high"}
 
 
 def test_values_are_those_of_the_files(session: Path, project: Path) -> None:
