@@ -18,6 +18,7 @@ from skyloom.ops.measurement.measure import measure_frame
 from skyloom.ops.registration.stars import SATURATED
 from skyloom.ops.registry import Cost, Param, register
 from skyloom.ops.restoration.atrous import LAYERS, measured_noise
+from skyloom.ops.restoration.flat_tops import AS_HIGH, flat_topped, plateaus
 from skyloom.ops.restoration.stamp import FWHM_RANGE, reach, region_psf
 from skyloom.ops.tiles import Output, Planes, by_tiles
 
@@ -86,16 +87,26 @@ class _Stars:
         if not len(table) or not noise > 0:
             return out
         x, y, flux, fwhm, peak, flag = (table[:, k] for k in (0, 1, 2, 4, 7, 8))
-        height, width = rows.stop - rows.start, columns.stop - columns.start
-        inside = (np.rint(x) >= self.halo) & (np.rint(x) < self.halo + width)
-        inside &= (np.rint(y) >= self.halo) & (np.rint(y) < self.halo + height)
+        inside = _within(np.stack([x, y], axis=1), self.halo, region)
         good = inside & (flag == 0) & (peak > self.snr * noise)
         beta, usual = 3.0, float(measured.summary[2])
+        burnt, lost = inside & ((flag.astype(int) & SATURATED) > 0), np.empty((0, 3))
         if good.any():
             usual = float(np.median(fwhm[good]))
             good &= np.abs(fwhm / usual - 1.0) < FWHM_RANGE
-            good &= np.cumsum(good) <= self.stars
-            psf = region_psf(image, table, good, noise, radius=self.radius, least=self.least)
+            chosen = good & (np.cumsum(good) <= self.stars)
+            psf = region_psf(image, table, chosen, noise, radius=self.radius, least=self.least)
+            if psf is not None and not math.isfinite(self.saturation):
+                flat = flat_topped(image, x, y, peak, psf.stamp.astype(np.float32))
+                if flat.any():
+                    # Their tops are as high as each other; what reaches as high is cut, too.
+                    flat |= peak > AS_HIGH * float(np.median(peak[flat]))
+                    lost = plateaus(image, x, y, flat, self.radius)
+                    burnt |= inside & flat
+                    good &= ~flat
+                    chosen = good & (np.cumsum(good) <= self.stars)
+                    psf = region_psf(image, table, chosen, noise, radius=self.radius, least=self.least)
+            good = chosen
             out["stars"][:] = good.sum() if psf is None else psf.stars
             if psf is not None:
                 out["stamp"][0, 0] = psf.stamp
@@ -105,14 +116,22 @@ class _Stars:
                     NUMBERS[:4], (model.fwhm, model.ellipticity, model.theta, model.beta), strict=True
                 ):
                     out[name][:] = value
-        burnt = np.flatnonzero(inside & ((flag.astype(int) & SATURATED) > 0))[:SATURATED_KEPT]
-        for k, i in enumerate(burnt):
+        saturated = np.concatenate([np.stack([x, y, flux], axis=1)[burnt], lost[_within(lost, self.halo, region)]])
+        for k, (column, row, light) in enumerate(saturated[np.argsort(-saturated[:, 2])][:SATURATED_KEPT]):
             out["saturated"][0, 0, k] = (
-                x[i] + columns.start - self.halo,
-                y[i] + rows.start - self.halo,
-                reach(float(flux[i]), noise, usual, beta),
+                column + columns.start - self.halo,
+                row + rows.start - self.halo,
+                reach(float(light), noise, usual, beta),
             )
         return out
+
+
+def _within(places: Floats, halo: int, region: tuple[slice, slice]) -> NDArray[np.bool_]:
+    """Which places (x, y of what was read) lie in the region itself."""
+    out = np.ones(len(places), dtype=np.bool_)
+    for values, part in zip(np.rint(places[:, :2]).T, region[::-1], strict=True):
+        out &= (values >= halo) & (values < halo + part.stop - part.start)
+    return out
 
 
 def _read(planes: Planes, band: int, region: tuple[slice, slice], halo: int) -> NDArray[np.float32]:
@@ -164,8 +183,8 @@ def psf_stars(
     least
         Regions with fewer get theirs from their neighbours (`psf`).
     saturation
-        Level of the mosaic (its units) from which stars are saturated. None: flat tops tell, which frames laid
-        over one another may have lost.
+        Level of the mosaic (its units) from which stars are saturated. None: their cores tell, which are lower
+        than the wings foretell even where frames laid over one another have rounded flat tops off.
 
     Returns
     -------
