@@ -39,8 +39,8 @@ TILE = 2048
 RIM = 300
 """Pixels without data around the canvas, deeper on one side."""
 AFTER = (
-    "coverage", "edges", "survey_edges", "gradient_model", "gradient", "survey", "fit", "neutralize", "stars",
-    "balance", "channels", "survey_colour", "tones", "stretch", "picture", "pyramid",
+    "coverage", "edges", "survey_edges", "gradient_model", "gradient", "psf_stars", "psf", "deconvolve", "survey",
+    "fit", "neutralize", "stars", "balance", "channels", "survey_colour", "tones", "stretch", "picture", "pyramid",
 )  # fmt: skip
 
 
