@@ -48,6 +48,11 @@ def by_band(frames: Frames, x: Floats, y: Floats, titles: Sequence[str], *, cros
     return out
 
 
+def band_legend(frames: Frames) -> Markup:
+    """What the colours of the bands are, and the crosses."""
+    return legend([(b, band_colour(b, frames.bands)) for b in frames.bands], left_out=not frames.used().all())
+
+
 def titles_of(frames: Frames, label: str, values: Floats, unit: str = "") -> list[str]:
     """What the points of a chart say."""
     names, dates = frames.texts("name").tolist(), frames.texts("date").tolist()
@@ -71,8 +76,7 @@ def frames_section(project: Project) -> Markup | None:
         charts.append(
             scatter(name, series, x_label=label, unit=unit, breaks=breaks, zero=name in ("weight", "eccentricity"))
         )
-    key = legend([(b, band_colour(b, frames.bands)) for b in frames.bands], left_out=not frames.used().all())
-    return el("div", key, el("div", charts, class_="grid"), _table(frames, found))
+    return el("div", band_legend(frames), el("div", charts, class_="grid"), _table(frames, found))
 
 
 def _table(frames: Frames, found: dict[str, tuple[str, Floats]]) -> Markup:

@@ -38,7 +38,7 @@ def graph(nodes: Sequence[NodeFacts]) -> Markup:
     row = {n.name: i for i, n in enumerate(nodes)}
     lanes = _lanes(nodes, row)
     left = 16 + _LANE * (max(lanes.values(), default=0) + 1)
-    name_x, op_x, state_x, bar_x = left + 12, left + 150, left + 262, left + 384
+    name_x, op_x, state_x, bar_x = left + 12, left + 150, left + 262, left + 400
     memory_x, width = bar_x + _BAR + 230, bar_x + _BAR + 240
     height = _TOP + _ROW * len(nodes) + 8
     longest = max((n.seconds for n in nodes if math.isfinite(n.seconds)), default=0.0) or 1.0

@@ -10,11 +10,11 @@ import xarray as xr
 from skyloom.workflows.report.charts import Series, legend, scatter
 from skyloom.workflows.report.facts import Project
 from skyloom.workflows.report.frames import Frames
-from skyloom.workflows.report.frames_section import by_band, titles_of
+from skyloom.workflows.report.frames_section import band_legend, by_band, titles_of
 from skyloom.workflows.report.markup import Markup, el, number, table
 from skyloom.workflows.report.pictures import image_uri
 
-STAGES = (("before", "residual_before", 1), ("after", "residual_after", 2), ("held out", "residual_held", 3))
+STAGES = (("before", "residual_before", 6), ("after", "residual_after", 5), ("held out", "residual_held", 7))
 """Label, variable and colour of what frames disagree by."""
 
 
@@ -32,25 +32,26 @@ def normalization_section(project: Project) -> Markup | None:
         titles = titles_of(frames, f"disagreement {name}", values)
         series.append(Series(name, colour, hours, values, titles, np.arange(len(frames))))
     units = str(result.attrs.get("units", ""))
-    charts = [
-        scatter("disagreement with overlapping frames", series, x_label=label, unit=units, log=True, breaks=breaks)
-    ]
+    first = scatter(
+        "disagreement with overlapping frames", series, x_label=label, unit=units, log=True, breaks=breaks
+    )
+    charts = []
     for name, variable in (("error of scale", "scale_error"), ("stars behind the scale", "stars")):
         values = frames.of(result, variable)
-        charts.append(
-            scatter(
-                name, by_band(frames, hours, values, titles_of(frames, name, values)), x_label=label, breaks=breaks
-            )
-        )
+        shown = by_band(frames, hours, values, titles_of(frames, name, values))
+        charts.append(scatter(name, shown, x_label=label, breaks=breaks))
+    told = "Held out: patches of sky that the solution did not see; what frames disagree by there is its error."
+    stages = legend([(name, colour) for name, _, colour in STAGES])
     return el(
         "div",
+        el("p", told, class_="soft"),
         el(
-            "p",
-            "Held out: patches of sky that the solution did not see; what frames disagree by there is its error.",
-            class_="soft",
+            "div",
+            el("div", stages, first),
+            el("div", band_legend(frames), charts[0]),
+            charts[1:],
+            class_="grid low",
         ),
-        legend([(name, colour) for name, _, colour in STAGES]),
-        el("div", charts, class_="grid"),
         _bands(frames, result),
         _notes(frames, result),
         _pictures(session, result) if session is not None else None,

@@ -64,8 +64,13 @@ def _linear(name: str, result: xr.Dataset, lead: str) -> list[Markup]:
     return [
         el(
             "div",
-            picture(linked, f"{name}, linear: linked stretch (one for all channels: colours as they are)"),
-            picture(unlinked, f"{name}, linear: unlinked stretch (one a channel: the sky made grey)"),
+            picture(
+                linked,
+                f"{name}, linear: linked stretch (one for all channels: colours as they are); black: no data",
+            ),
+            picture(
+                unlinked, f"{name}, linear: unlinked stretch (one a channel: the sky made grey); black: no data"
+            ),
             class_="pair",
         )
     ]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from skyloom.workflows.machine import count
-from skyloom.workflows.report.charts import band_colour, legend, scatter
+from skyloom.workflows.report.charts import scatter
 from skyloom.workflows.report.facts import Project
 from skyloom.workflows.report.frames import Frames
-from skyloom.workflows.report.frames_section import by_band, titles_of
+from skyloom.workflows.report.frames_section import band_legend, by_band, titles_of
 from skyloom.workflows.report.markup import Markup, el, number, table
 
 _WORST = 8
@@ -67,7 +67,7 @@ def registration_section(project: Project) -> Markup | None:
     return el(
         "div",
         [el("p", line) for line in lines],
-        legend([(b, band_colour(b, frames.bands)) for b in frames.bands]),
+        band_legend(frames),
         el("div", charts, class_="grid"),
         el(
             "details",

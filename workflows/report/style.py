@@ -31,6 +31,7 @@ figure { margin: 0; min-width: 0; }
 figcaption { font-size: .88rem; margin: .2em 0; overflow-wrap: anywhere; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(330px, 100%), 1fr)); gap: 14px; }
 .maps { grid-template-columns: repeat(auto-fit, minmax(min(240px, 100%), 1fr)); margin-bottom: 14px; }
+.low { align-items: end; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); gap: 14px; }
 .picture { margin-bottom: 12px; }
 .picture img, .map img { display: block; max-width: 100%; height: auto; }
