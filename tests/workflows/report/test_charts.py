@@ -57,6 +57,8 @@ def test_points_stand_where_the_axes_say(log: bool) -> None:
     assert len(up) >= 3
     found = points(chart)
     assert len(found) == 4
+    assert found[0][0] < found[1][0], "to the right"
+    assert found[0][1] > found[1][1], "up"
     for (px, py), a, b in zip(found, x, y, strict=True):
         assert read_off(px, across) == pytest.approx(a, abs=0.03)
         assert read_off(py, up, log=log) == pytest.approx(b, rel=0.02, abs=0 if log else 3)

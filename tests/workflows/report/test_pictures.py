@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from astropy.wcs import WCS
 from numpy.typing import NDArray
 
 from skyloom.ops.grid import Grid
@@ -18,7 +19,7 @@ from skyloom.workflows.pyramid import pyramid
 from skyloom.workflows.report import pictures
 from skyloom.workflows.report.picture_section import linked_stretch
 from skyloom.workflows.report.pictures import COLUMNS, ROWS, Small, colour_map, shrink, small_plane
-from skyloom.workflows.store import Store
+from skyloom.workflows.store import Layout, Store
 
 Decode = Callable[[str], NDArray[np.uint8]]
 
@@ -59,7 +60,7 @@ def test_large_canvases_are_read_in_part() -> None:
         nonlocal read_pixels
         y, x = np.mgrid[rows, columns]
         read_pixels += y.size
-        return (y + 10.0 * x).astype(np.float32)
+        return np.asarray(y + 10.0 * x, dtype=np.float32)
 
     small = shrink(read, shape, side=500, budget=4e6)
     assert read_pixels <= 4e6
@@ -73,8 +74,6 @@ def test_large_canvases_are_read_in_part() -> None:
 def test_levels_of_a_pyramid_are_taken_where_there_are_some(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from astropy.wcs import WCS
-
     store = Store(tmp_path)
     store.create()
     image = np.random.default_rng(2).normal(100, 10, (2, 512, 768)).astype(np.float32)
@@ -85,8 +84,6 @@ def test_levels_of_a_pyramid_are_taken_where_there_are_some(
     dataset = xr.Dataset({"image": (("band", "y", "x"), image)}, {"band": ["L", "R"]}, attrs).chunk(
         {"band": 1, "y": 256, "x": 256}
     )
-    from skyloom.workflows.store import Layout
-
     layout = Layout.of(dataset, ("band", "y", "x"), node="integrate")
     writer = store.prepare("integrate", "k", dataset, layout, {"op": "integrate"})
     for unit in layout.units():
