@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 from skyloom.ops.errors import SkyloomError
 from skyloom.ops.footprints import footprint
 from skyloom.ops.grid import Grid
+from skyloom.workflows.report.canvas import shown_plane
 from skyloom.workflows.report.facts import Project
 from skyloom.workflows.report.frames import Frames, band_rank
 from skyloom.workflows.report.markup import Markup, el, number, table
@@ -39,7 +42,7 @@ def maps_section(project: Project) -> Markup | None:
     figures: list[Markup] = []
     rows = []
     for band, i in _ordered(bands):
-        count, rejected, weight = _planes(project, result, i, budget)
+        count, rejected, weight = _planes(project, node, i, budget)
         if count is None:
             continue
         row = [colour_map(count, f"{band}: frames", low=0.0, over=over)]
@@ -64,27 +67,37 @@ def maps_section(project: Project) -> Markup | None:
 
 
 def _planes(
-    project: Project, result: xr.Dataset, band: int, budget: float
+    project: Project, node: str, band: int, budget: float
 ) -> tuple[Small | None, Small | None, Small | None]:
     """Count, rejected samples in percent and weight of a band, shrunk; NaN where there is no data."""
+    result = project.results[node]
 
-    def small(variable: str) -> Small | None:
-        return small_plane(result, variable, side=SIDE, budget=budget, band=band) if variable in result else None
+    def shown(variable: str) -> Small | None:
+        if variable not in result:
+            return None
+        return shown_plane(project, node, variable, index=band, side=SIDE, budget=budget)
 
-    count, weight = small("count"), small("weight")
-    low, high = small("rejected_low"), small("rejected_high")
+    def small(variable: str) -> Small:
+        return small_plane(result, variable, side=SIDE, budget=budget, band=band)
+
+    count, weight, rejected = shown("count"), shown("weight"), None
     if count is None:
         return None, None, None
-    empty = ~(count.pixels > 0)
-    rejected = None
-    if low is not None and high is not None:
-        out = low.pixels + high.pixels
-        share = 100.0 * out / np.maximum(out + count.pixels, 1e-9)
-        rejected = Small(np.where(empty & ~(out > 0), np.nan, share).astype(np.float32), low.factor, low.skipped)
-    shown = Small(np.where(empty, np.nan, count.pixels).astype(np.float32), count.factor, count.skipped)
+    if "rejected_low" in result and "rejected_high" in result:
+        low = small("rejected_low")
+        out = low.pixels + small("rejected_high").pixels
+        kept = (count if count.pixels.shape == out.shape else small("count")).pixels
+        share = np.divide(
+            100.0 * out, out + kept, out=np.full(out.shape, np.nan, np.float32), where=out + kept > 0
+        )
+        rejected = replace(low, pixels=share)
     if weight is not None:
-        weight = Small(np.where(weight.pixels > 0, weight.pixels, np.nan), weight.factor, weight.skipped)
-    return shown, rejected, weight
+        weight = replace(weight, pixels=_positive(weight.pixels))
+    return replace(count, pixels=_positive(count.pixels)), rejected, weight
+
+
+def _positive(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.where(values > 0, values, np.float32(np.nan))
 
 
 def _ordered(bands: list[str]) -> list[tuple[str, int]]:
@@ -107,7 +120,7 @@ def seams_section(project: Project) -> Markup | None:
     units = str(result.attrs.get("units", ""))
     figures = []
     for band, i in _ordered(bands):
-        small = small_plane(result, "image", side=SIDE, budget=BUDGET / len(bands), band=i)
+        small = shown_plane(project, node, "image", index=i, side=SIDE, budget=BUDGET / len(bands))
         good = small.pixels[np.isfinite(small.pixels)]
         if not good.size:
             continue

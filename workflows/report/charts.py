@@ -116,7 +116,9 @@ def scatter(
     for place, name in breaks:
         if xs[0] <= place <= xs[1]:
             parts.append(el("path", d=f"M{px(place)} {_TOP}v{height}", class_="night"))
-            parts.append(el("text", name, x=px(place) + 3, y=_TOP - 6, class_="soft"))
+            late = px(place) > WIDTH - _RIGHT - 64
+            at, side = (px(place) - 3, "end soft") if late else (px(place) + 3, "soft")
+            parts.append(el("text", name, x=at, y=_TOP - 6, class_=side))
     for tick in ticks(*xs):
         parts.append(el("text", number(tick), x=px(tick), y=HEIGHT - 18, class_="mid"))
     parts.append(el("path", d=f"M{_LEFT} {_TOP}v{height}h{width}", class_="axis"))

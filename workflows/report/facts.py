@@ -13,7 +13,6 @@ import xarray as xr
 import yaml
 
 from skyloom.ops.registry import FILES
-from skyloom.workflows.evaluate import is_session
 from skyloom.workflows.store import Store
 
 SINKS = ("export", "pyramid", "write_frames")
@@ -130,12 +129,19 @@ class Project:
 
     @cached_property
     def results(self) -> dict[str, xr.Dataset]:
-        """Node → its newest complete result, in running order; what cannot be opened is left out."""
-        found = {}
+        """Node → its newest complete result, in running order; what cannot be opened is left out.
+
+        So are the long texts of frames that are not shown: of thousands of frames they are most of the bytes.
+        """
+        found: dict[str, xr.Dataset] = {}
         for node in [*self.declared, *(n for n in self.store.nodes() if n not in self.declared)]:
             try:
                 if self.store.newest(node):
-                    found[node] = self.store.open(node)
+                    dataset = self.store.open(node)
+                    unused = ["facts", *(["wcs"] if self.op(node) == "locate" else [])]
+                    # Sources: those of the first table are the files'.
+                    unused += ["source"] if any("source" in d for d in found.values()) else []
+                    found[node] = dataset.drop_vars(unused, errors="ignore")
             except Exception:  # a result that is broken is told of by the run; the page shows the others
                 continue
         return found
@@ -162,7 +168,7 @@ class Project:
     @cached_property
     def sessions(self) -> list[xr.Dataset]:
         """All tables of frames, in running order."""
-        return [d for d in self.results.values() if is_session(d)]
+        return [d for d in self.results.values() if "name" in d and "frame" in d.dims]
 
     @cached_property
     def nodes(self) -> list[NodeFacts]:

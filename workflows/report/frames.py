@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -106,11 +107,12 @@ class Frames:
         """Bands of the frames, in the field's order."""
         return sorted(set(self.texts("band").tolist()), key=band_rank)
 
+    @cached_property
     def used(self) -> NDArray[np.bool_]:
         """Frames no node has left out."""
-        out = {e for e, _ in self.reasons().items()}
-        return np.array([frame not in out for frame in self.ids], dtype=bool)
+        return np.array([frame not in self.reasons for frame in self.ids], dtype=bool)
 
+    @cached_property
     def reasons(self) -> dict[str, tuple[str, str]]:
         """Frame → (node, reason), the first that left it out."""
         found: dict[str, tuple[str, str]] = {}
@@ -127,19 +129,22 @@ class Frames:
     def left_out(self) -> list[LeftOut]:
         """All frames that were not used, those that could not even be read first."""
         out: list[LeftOut] = []
-        known: dict[str, tuple[str, str]] = {}
+        known: dict[str, str] = {}
         for node, dataset in self.project.results.items():
             for name, reason in json.loads(dataset.attrs.get("left_out", "[]")):
                 entry = LeftOut(str(name), node, str(reason), "")
                 if not any(e.name == entry.name and e.reason == entry.reason for e in out):
                     out.append(entry)
+        sources: dict[str, str] = {}
         for session in self.project.sessions:
-            columns = (session[n].values.astype(str).tolist() for n in ("frame", "name", "source"))
-            for frame, name, source in zip(*columns, strict=True):
-                known.setdefault(frame, (name, source))
-        for frame, (node, reason) in self.reasons().items():
-            name, source = known.get(frame, (frame, ""))
-            out.append(LeftOut(name, node, reason, source))
+            ids, names = (session[n].values.astype(str).tolist() for n in ("frame", "name"))
+            files = session["source"].values.astype(str).tolist() if "source" in session else [""] * len(ids)
+            for frame, name, source in zip(ids, names, files, strict=True):
+                known.setdefault(frame, name)
+                sources.setdefault(name, source)
+        for frame, (node, reason) in self.reasons.items():
+            name = known.get(frame, frame)
+            out.append(LeftOut(name, node, reason, sources.get(name, "")))
         return out
 
     def hours(self) -> tuple[Floats, list[tuple[float, str]], str]:

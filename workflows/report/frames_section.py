@@ -29,7 +29,7 @@ _LISTED = 200
 
 def by_band(frames: Frames, x: Floats, y: Floats, titles: Sequence[str], *, crosses: bool = True) -> list[Series]:
     """Columns of the frames as a series a band."""
-    bands, used = frames.texts("band"), frames.used()
+    bands, used = frames.texts("band"), frames.used
     out = []
     for band in frames.bands:
         here = np.flatnonzero(bands == band)
@@ -50,7 +50,7 @@ def by_band(frames: Frames, x: Floats, y: Floats, titles: Sequence[str], *, cros
 
 def band_legend(frames: Frames) -> Markup:
     """What the colours of the bands are, and the crosses."""
-    return legend([(b, band_colour(b, frames.bands)) for b in frames.bands], left_out=not frames.used().all())
+    return legend([(b, band_colour(b, frames.bands)) for b in frames.bands], left_out=not frames.used.all())
 
 
 def titles_of(frames: Frames, label: str, values: Floats, unit: str = "") -> list[str]:
@@ -92,7 +92,7 @@ def _table(frames: Frames, found: dict[str, tuple[str, Floats]]) -> Markup:
         "date",
         *(f"{n} ({u})" if u and n != "weight" else n for n, (u, _) in columns.items()),
     ]
-    reasons = frames.reasons()
+    reasons = frames.reasons
     head.append("left out")
     texts = [frames.texts(n).tolist() for n in ("name", "band", "date")]
     rows = []

@@ -35,9 +35,9 @@ def normalization_section(project: Project) -> Markup | None:
     first = scatter(
         "disagreement with overlapping frames", series, x_label=label, unit=units, log=True, breaks=breaks
     )
-    charts = []
+    charts: list[Markup | None] = []
     for name, variable in (("error of scale", "scale_error"), ("stars behind the scale", "stars")):
-        values = frames.of(result, variable)
+        values = np.where(frames.of(result, "use") == 1, frames.of(result, variable), np.nan)
         shown = by_band(frames, hours, values, titles_of(frames, name, values))
         charts.append(scatter(name, shown, x_label=label, breaks=breaks))
     told = "Held out: patches of sky that the solution did not see; what frames disagree by there is its error."

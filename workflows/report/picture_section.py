@@ -7,9 +7,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from skyloom.ops.stretch import BACKGROUND, Stretch, autostretch, midtones_for
+from skyloom.workflows.report.canvas import shown_plane
 from skyloom.workflows.report.facts import Project
 from skyloom.workflows.report.markup import Markup, el
-from skyloom.workflows.report.pictures import BUDGET, picture, small_plane
+from skyloom.workflows.report.pictures import BUDGET, picture
 
 SIDE = 1100
 """Longest side (pixels)."""
@@ -22,55 +23,57 @@ Pixels = NDArray[np.float32]
 
 def picture_section(project: Project) -> Markup | None:
     """The finished picture where there is one, and the last linear one stretched for the screen."""
-    finished = _last(project, linear=False)
-    linear = _last(project, linear=True)
+    finished, linear = _last(project, linear=False), _last(project, linear=True)
     figures: list[Markup] = []
     if finished is not None:
-        name, result, lead = finished
-        planes = _planes(result, lead, SIDE)
-        shown = _eight_bit(np.clip(planes, 0.0, 1.0))
-        figures.append(picture(shown, f"{name}: the picture as it was finished"))
+        shown = _eight_bit(np.clip(_planes(project, finished, SIDE, _colours(project, finished)), 0.0, 1.0))
+        figures.append(picture(shown, f"{finished}: the picture as it was finished"))
     if linear is not None:
-        figures += _linear(*linear)
+        figures += _linear(project, linear)
     return el("div", figures) if figures else None
 
 
-def _last(project: Project, *, linear: bool) -> tuple[str, xr.Dataset, str] | None:
-    """Last result with a canvas: its node, itself, its first dimension."""
+def _last(project: Project, *, linear: bool) -> str | None:
+    """Last node with a canvas."""
     found = None
     for name, result in project.results.items():
         if "image" not in result or result["image"].dims[-2:] != ("y", "x") or result["image"].ndim != 3:
             continue
-        lead = str(result["image"].dims[0])
-        if lead in ("band", "channel") and bool(result.attrs.get("linear", True)) == linear:
-            found = name, result, lead
+        if _lead(result) in ("band", "channel") and bool(result.attrs.get("linear", True)) == linear:
+            found = name
     return found
 
 
-def _linear(name: str, result: xr.Dataset, lead: str) -> list[Markup]:
-    labels = result[lead].values.astype(str).tolist()
-    colours = [labels.index(c) for c in ("R", "G", "B")] if {"R", "G", "B"} <= set(labels) else []
-    if not colours:
+def _lead(result: xr.Dataset) -> str:
+    return str(result["image"].dims[0])
+
+
+def _colours(project: Project, node: str) -> list[int]:
+    """Planes shown together: red, green and blue where they are all there, else the first."""
+    result = project.results[node]
+    labels = result[_lead(result)].values.astype(str).tolist()
+    return [labels.index(c) for c in ("R", "G", "B")] if {"R", "G", "B"} <= set(labels) else [0]
+
+
+def _linear(project: Project, node: str) -> list[Markup]:
+    result, colours = project.results[node], _colours(project, node)
+    labels = result[_lead(result)].values.astype(str).tolist()
+    if len(colours) == 1:
         figures = []
         side = SIDE if len(labels) == 1 else _MONO
         for i, label in enumerate(labels[:_BANDS]):
-            pixels = small_plane(result, "image", side=side, budget=BUDGET / len(labels), **{lead: i}).pixels
-            figures.append(picture(_eight_bit(autostretch(pixels).apply(pixels)), f"{name}, {label}: autostretch"))
-        return figures if len(figures) == 1 else [el("div", figures, class_="grid")]
-    planes = _planes(result, lead, SIDE, take=colours)
-    one = linked_stretch(planes)
-    linked = _eight_bit(one.apply(planes))
+            pixels = _planes(project, node, side, [i], share=min(len(labels), _BANDS))
+            figures.append(picture(_eight_bit(autostretch(pixels).apply(pixels)), f"{node}, {label}: autostretch"))
+        return figures if len(figures) == 1 else [el("div", figures, class_="pair")]
+    planes = _planes(project, node, SIDE, colours)
+    linked = _eight_bit(linked_stretch(planes).apply(planes))
     unlinked = _eight_bit(np.stack([autostretch(p).apply(p) for p in planes]))
+    told = "one for all channels: colours as they are", "one a channel: the sky made grey"
     return [
         el(
             "div",
-            picture(
-                linked,
-                f"{name}, linear: linked stretch (one for all channels: colours as they are); black: no data",
-            ),
-            picture(
-                unlinked, f"{name}, linear: unlinked stretch (one a channel: the sky made grey); black: no data"
-            ),
+            picture(linked, f"{node}, linear: linked stretch ({told[0]}); black: no data"),
+            picture(unlinked, f"{node}, linear: unlinked stretch ({told[1]}); black: no data"),
             class_="pair",
         )
     ]
@@ -97,11 +100,12 @@ def linked_stretch(planes: Pixels) -> Stretch:
     return Stretch(low, high, midtones_for((float(np.mean(middles)) - low) / (high - low), BACKGROUND))
 
 
-def _planes(result: xr.Dataset, lead: str, side: int, *, take: list[int] | None = None) -> Pixels:
-    number = result.sizes[lead]
-    rows = take if take is not None else list(range(min(number, 3)) if number >= 3 else range(1))
-    budget = BUDGET / len(rows)
-    return np.stack([small_plane(result, "image", side=side, budget=budget, **{lead: i}).pixels for i in rows])
+def _planes(project: Project, node: str, side: int, planes: list[int], *, share: int = 0) -> Pixels:
+    """Planes of an image, shrunk; one of `share` parts of the budget for each."""
+    budget = 0.5 * BUDGET / (share or len(planes))
+    return np.stack(
+        [shown_plane(project, node, "image", index=i, side=side, budget=budget).pixels for i in planes]
+    )
 
 
 def _eight_bit(shades: Pixels) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,8 +22,8 @@ Pixels = NDArray[np.float32]
 Read = Callable[[slice, slice], Pixels]
 ROWS, COLUMNS = 256, 2048
 """Window read at a time (pixels), about."""
-BUDGET = 1.5e8
-"""Pixels read of a canvas for one picture; of larger ones blocks in between are skipped."""
+BUDGET = 4e8
+"""Pixels read for a section of the page, which take some seconds; of what has more a part is read."""
 _STOPS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 """Of the colour map viridis."""
 _SHADES = 128
@@ -38,8 +38,10 @@ class Small:
     pixels: Pixels
     factor: int
     """Canvas pixels a pixel."""
-    skipped: int
+    skipped: int = 1
     """One block in so many was read."""
+    how: str = ""
+    """What else a person should know of it."""
 
 
 def shrink(read: Read, shape: tuple[int, int], *, side: int, budget: float = BUDGET) -> Small:
@@ -74,7 +76,7 @@ def shrink(read: Read, shape: tuple[int, int], *, side: int, budget: float = BUD
             block = block_mean(read(slice(y, min(y + rows, height)), slice(x, min(x + columns, width))), factor)
             top, left = y // factor, x // factor
             out[top : top + block.shape[0], left : left + block.shape[1]] = block
-    return Small(out, factor, 1)
+    return Small(out, factor)
 
 
 def small_plane(dataset: xr.Dataset, variable: str, *, side: int, budget: float = BUDGET, **index: int) -> Small:
@@ -85,7 +87,7 @@ def small_plane(dataset: xr.Dataset, variable: str, *, side: int, budget: float 
         if found is not None:
             read, shape = found
             small = shrink(read, shape, side=side, budget=budget)
-            return Small(small.pixels, small.factor * round(rows / shape[0]), small.skipped)
+            return replace(small, factor=small.factor * round(rows / shape[0]))
     source = open_source(array_spec(dataset, variable, **index))
     return shrink(source.read, (rows, columns), side=side, budget=budget)
 
@@ -193,7 +195,7 @@ def colour_map(
         "img", src=map_uri(small.pixels, *ends), alt=title, width=width, height=height, class_="pixels"
     )  # fmt: skip
     scale = el("div", el("span", number(low, 3)), el("i"), el("span", number(high, 3)), class_="scale")
-    notes = f"one block of {INNER_CHUNK} px in {small.skipped} was read" if small.skipped > 1 else None
+    notes = f"one block of {INNER_CHUNK} px in {small.skipped} was read" if small.skipped > 1 else small.how
     return el(
         "figure",
         el("figcaption", el("b", title), f" ({unit})" if unit else None),

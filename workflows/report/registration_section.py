@@ -21,9 +21,11 @@ def registration_section(project: Project) -> Markup | None:
         return None
     location = project.result("locate")
     hours, breaks, label = frames.hours()
+    # What was left out before has zeros, not measurements.
+    used = (frames.of(result, "use") == 1) | np.isfinite(frames.of(result, "residual"))
     columns = {
         "residual": ("px", frames.of(result, "residual")),
-        "stars matched": ("", frames.of(result, "matches")),
+        "stars matched": ("", np.where(used, frames.of(result, "matches"), np.nan)),
         "place known to": ("px", frames.of(location, "tie")),
     }
     charts = [
@@ -37,7 +39,7 @@ def registration_section(project: Project) -> Markup | None:
         )
         for name, (unit, values) in columns.items()
     ]
-    dx, dy = (frames.of(result, "shift", axis=a) for a in ("x", "y"))
+    dx, dy = (np.where(used, frames.of(result, "shift", axis=a), np.nan) for a in ("x", "y"))
     shifts = [
         f"{name}: {number(x)}, {number(y)} px" for name, x, y in zip(frames.texts("name"), dx, dy, strict=True)
     ]
