@@ -24,7 +24,7 @@ BANDS = 6
 """Bands shown."""
 _OUTLINES = 300
 """Frames whose outlines are worked out."""
-_ALIKE = 0.01
+_ALIKE = 0.02
 """Outlines nearer to each other than this part of the canvas are one."""
 
 
@@ -166,7 +166,8 @@ def outlines(project: Project, canvas: xr.Dataset, node: str | None) -> Markup |
     grid = Grid.from_attrs(canvas.attrs)
     height, width = grid.shape
     step = _ALIKE * max(grid.shape)
-    found: dict[tuple[int, ...], Markup] = {}
+    found: list[Markup] = []
+    drawn: list[NDArray[np.float64]] = []
     columns = [session[n].values.tolist() for n in ("name", "wcs", "height", "width")]
     rows = list(zip(*columns, strict=True))
     for name, wcs, tall, wide in rows[:: max(1, -(-len(rows) // _OUTLINES))]:
@@ -178,16 +179,17 @@ def outlines(project: Project, canvas: xr.Dataset, node: str | None) -> Markup |
             continue
         if not np.isfinite(points).all():
             continue
-        near = tuple(np.round(points[:: max(1, len(points) // 4)] / step).astype(int).ravel().tolist())
-        if near not in found:
-            # From the bottom of the canvas, its pixels' corners at half numbers.
-            shown = " ".join(f"{x + 0.5:.1f},{height - 0.5 - y:.1f}" for x, y in points.tolist())
-            found[near] = el("polygon", points=shown, data_t=f"outline of {name}")
+        if any(np.abs(points - other).max() < step for other in drawn):
+            continue
+        drawn.append(points)
+        # From the top of the canvas, its pixels' centres at half numbers.
+        shown = " ".join(f"{x + 0.5:.1f},{height - 0.5 - y:.1f}" for x, y in points.tolist())
+        found.append(el("polygon", points=shown, data_t=f"outline of {name}"))
     if not found:
         return None
     return el(
         "svg",
-        list(found.values()),
+        found,
         viewBox=f"0 0 {width} {height}",
         preserveAspectRatio="none",
         class_="outlines",
