@@ -110,6 +110,7 @@ def write_report(project: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Under another name until it is whole.
         partial = path.with_name(f".{NAME}.partial")
-        partial.write_text(text, encoding="utf-8")
+        # Names of files that are no UTF-8 are no reason to show nothing.
+        partial.write_text(text, encoding="utf-8", errors="replace")
         partial.replace(path)
     return path

@@ -31,16 +31,21 @@ def headline(project: Project) -> Markup:
         "div",
         el("p", el("b", told), class_="bad" if bad else "good"),
         el("p", " · ".join(facts), class_="soft"),
-        el("p", _why(last), class_="bad") if bad else None,
+        _why(last) if bad else None,
         class_="outcome",
     )
 
 
-def _why(last: LastRun) -> str:
+def _why(last: LastRun) -> list[Markup]:
+    """What stopped the run, and what to do."""
     where = f"in node {last.node}: " if last.node and last.node not in last.reason else ""
-    if last.outcome:
-        return f"{where}{last.reason or 'no reason was given'} What is done is kept; run the same command again."
-    return "The run is at work still, or was killed. What is done is kept; run the same command again."
+    told = f"{where}{last.reason or 'no reason was given'}"
+    if not last.outcome:
+        told = "The run is at work still, or was killed."
+    lines = [el("p", told, class_="bad")]
+    if "run the same command again" not in told:
+        lines.append(el("p", "What is done is kept; run the same command again to go on.", class_="soft"))
+    return lines
 
 
 def summary(project: Project) -> Markup | None:
