@@ -13,7 +13,7 @@ from skyloom.ops.footprints import footprint
 from skyloom.ops.grid import Grid
 from skyloom.workflows.report.canvas import shown_plane
 from skyloom.workflows.report.facts import Project
-from skyloom.workflows.report.frames import Frames, band_rank
+from skyloom.workflows.report.frames import band_rank
 from skyloom.workflows.report.markup import Markup, el, number, table
 from skyloom.workflows.report.normalization_section import STAGES
 from skyloom.workflows.report.pictures import BUDGET, Small, colour_map, small_plane
@@ -135,7 +135,7 @@ def seams_section(project: Project) -> Markup | None:
 
 def _steps(project: Project) -> Markup | None:
     """Median disagreement of overlapping frames of each band, from `normalize`."""
-    result, frames = project.result("normalize"), Frames(project)
+    result, frames = project.result("normalize"), project.frames
     if result is None:
         return None
     bands, rows = frames.texts("band"), []

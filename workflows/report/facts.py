@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 import yaml
@@ -15,6 +15,11 @@ import yaml
 from skyloom.ops.registry import FILES
 from skyloom.workflows.store import Store
 
+if TYPE_CHECKING:
+    from skyloom.workflows.report.frames import Frames
+
+_SMALL = 16
+"""Values a frame of a variable that is read with the others."""
 SINKS = ("export", "pyramid", "write_frames")
 
 
@@ -59,6 +64,7 @@ class Project:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._metas: dict[str, dict[str, Any]] = {}
 
     @cached_property
     def declared(self) -> dict[str, dict[str, Any]]:
@@ -123,6 +129,11 @@ class Project:
 
     def meta(self, node: str) -> dict[str, Any]:
         """Record of the newest complete result of a node, else of the newest, else nothing."""
+        if node not in self._metas:
+            self._metas[node] = self._read_meta(node)
+        return self._metas[node]
+
+    def _read_meta(self, node: str) -> dict[str, Any]:
         keys = self.store.keys(node)
         key = self.store.newest(node) or (keys[-1] if keys else None)
         return (self.store.meta(node, key) or {}) if key else {}
@@ -141,7 +152,7 @@ class Project:
                     unused = ["facts", *(["wcs"] if self.op(node) == "locate" else [])]
                     # Sources: those of the first table are the files'.
                     unused += ["source"] if any("source" in d for d in found.values()) else []
-                    found[node] = dataset.drop_vars(unused, errors="ignore")
+                    found[node] = _columns_read(dataset.drop_vars(unused, errors="ignore"))
             except Exception:  # a result that is broken is told of by the run; the page shows the others
                 continue
         return found
@@ -169,6 +180,13 @@ class Project:
     def sessions(self) -> list[xr.Dataset]:
         """All tables of frames, in running order."""
         return [d for d in self.results.values() if "name" in d and "frame" in d.dims]
+
+    @cached_property
+    def frames(self) -> Frames:
+        """The frames, with what is known of each."""
+        from skyloom.workflows.report.frames import Frames
+
+        return Frames(self)
 
     @cached_property
     def nodes(self) -> list[NodeFacts]:
@@ -204,6 +222,16 @@ class Project:
             seconds=math.nan if unfinished and not now else float(seconds),
             peak_memory=float(facts.get("peak_memory", math.nan)),
         )
+
+
+def _columns_read(dataset: xr.Dataset) -> xr.Dataset:
+    """The result with its columns over the frames read at once: one by one takes ten times as long."""
+    lazy = [
+        str(n)
+        for n, v in dataset.data_vars.items()
+        if v.chunks is not None and v.dims and v.dims[0] == "frame" and v.size <= _SMALL * v.shape[0]
+    ]
+    return dataset.assign(dataset[lazy].compute().data_vars) if lazy else dataset
 
 
 def open_facts(project: Path) -> Project:

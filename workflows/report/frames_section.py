@@ -64,7 +64,7 @@ def titles_of(frames: Frames, label: str, values: Floats, unit: str = "") -> lis
 
 def frames_section(project: Project) -> Markup | None:
     """Charts of what was measured over time, and a table of it."""
-    frames = Frames(project)
+    frames = project.frames
     found = measures(frames) if len(frames) else {}
     if not found:
         return None
@@ -110,7 +110,7 @@ def _table(frames: Frames, found: dict[str, tuple[str, Floats]]) -> Markup:
 
 def left_out_section(project: Project) -> Markup | None:
     """Frames that were not used, why, and how they look where they can be read."""
-    frames = Frames(project)
+    frames = project.frames
     left = frames.left_out()
     if not left:
         return None

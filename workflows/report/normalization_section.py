@@ -21,7 +21,7 @@ STAGES = (("before", "residual_before", 6), ("after", "residual_after", 5), ("he
 def normalization_section(project: Project) -> Markup | None:
     """Charts, a table of the bands, and pictures of the corrections."""
     node = project.node_of("normalize")
-    frames = Frames(project)
+    frames = project.frames
     if node is None or not len(frames):
         return None
     result, session = project.results[node], project.session_of(node)

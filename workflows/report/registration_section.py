@@ -7,7 +7,6 @@ import numpy as np
 from skyloom.workflows.machine import count
 from skyloom.workflows.report.charts import scatter
 from skyloom.workflows.report.facts import Project
-from skyloom.workflows.report.frames import Frames
 from skyloom.workflows.report.frames_section import band_legend, by_band, titles_of
 from skyloom.workflows.report.markup import Markup, el, number, table
 
@@ -16,7 +15,7 @@ _WORST = 8
 
 def registration_section(project: Project) -> Markup | None:
     """Charts of residuals, matches, ties and shifts, and the frames that fit worst."""
-    result, frames = project.result("register"), Frames(project)
+    result, frames = project.result("register"), project.frames
     if result is None or not len(frames):
         return None
     location = project.result("locate")

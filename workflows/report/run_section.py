@@ -6,7 +6,7 @@ import math
 import time
 
 from skyloom.workflows.machine import count, format_bytes, format_seconds
-from skyloom.workflows.quality import quality
+from skyloom.workflows.quality import quality_lines
 from skyloom.workflows.report.facts import LastRun, Project
 from skyloom.workflows.report.graph import graph
 from skyloom.workflows.report.markup import Markup, el
@@ -50,7 +50,7 @@ def _why(last: LastRun) -> list[Markup]:
 
 def summary(project: Project) -> Markup | None:
     """How well the result is known, in words."""
-    lines = quality(project.store)
+    lines = quality_lines({project.op(n): d for n, d in project.results.items()})
     return el("ul", [el("li", line) for line in lines]) if lines else None
 
 
