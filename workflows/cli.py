@@ -129,6 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     pixel.add_argument("--band", help="only this band")
     pixel.add_argument("--json", action="store_true", help="as JSON")
 
+    report = add("report", _report, "write a page that shows what a project's run did and how good the result is")
+    report.add_argument("project", metavar="PROJECT")
+
     export = add("export", _export, "write a node's image to a file; the ending chooses the format")
     export.add_argument("project", metavar="PROJECT")
     export.add_argument("node", metavar="NODE")
@@ -413,6 +416,14 @@ def _pixel(options: argparse.Namespace) -> int:
         print(json.dumps(answer, indent=2))
     else:
         _print(*tables.pixel_tables(answer))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    with _loading():
+        from skyloom.workflows.report.page import write_report
+
+    print(write_report(Path(options.project)))
     return 0
 
 

@@ -26,7 +26,22 @@ def quality(store: Store) -> list[str]:
     list of str
         Lines for people; empty where neither node has a result.
     """
-    results = {str(store.op(n)): store.open(n) for n in store.nodes() if store.newest(n)}
+    return quality_lines({str(store.op(n)): store.open(n) for n in store.nodes() if store.newest(n)})
+
+
+def quality_lines(results: Mapping[str, xr.Dataset]) -> list[str]:
+    """Sum up what is known of results that are open already.
+
+    Parameters
+    ----------
+    results
+        Op → its result, as many as there are.
+
+    Returns
+    -------
+    list of str
+        Lines for people.
+    """
     lines = link_problems(results["link"]) if "link" in results else []
     if "register" in results:
         lines.append(_registration(results["register"]) + _tied(results.get("locate")))

@@ -73,6 +73,8 @@ class RunReport:
     seconds: float
     planned_memory: float
     peak_memory: float
+    page: Path | None = None
+    """`report.html`."""
 
 
 class Run:
@@ -117,10 +119,12 @@ class Run:
         reports: list[NodeReport] = []
         outputs: list[Path] = []
         planned_memory = 0.0
+        at = ""
         for note in self.plan.notes:
             self.reporter.message(note)
         try:
             for node in self.plan.workflow.nodes:
+                at = node.name
                 if FILES in node.inputs.values():
                     step = self.plan.steps[node.name]
                     self._store_table(step)
@@ -157,10 +161,10 @@ class Run:
                 _tidy()
                 self._check_stop()
         except SkyloomError as problem:
-            self.log("stopped", reason=str(problem))
+            self.log("stopped", node=at, reason=str(problem))
             raise
         except Exception as failure:
-            self.log("failed", reason=str(failure), traceback=traceback.format_exc())
+            self.log("failed", node=at, reason=str(failure), traceback=traceback.format_exc())
             raise
         result = RunReport(
             project=self.store.project,
@@ -174,6 +178,16 @@ class Run:
         )
         self.log("done", seconds=round(result.seconds, 3), left_out=[list(p) for p in result.left_out])
         return result
+
+    def leave_page(self) -> Path | None:
+        """Write the page that shows the project as it is; that it cannot be written stops nothing."""
+        from skyloom.workflows.report.page import write_report
+
+        try:
+            return write_report(self.store.project)
+        except Exception as failure:
+            self.reporter.message(f"no report: {failure}")
+            return None
 
     def _check_stop(self) -> None:
         if self.stop.is_set():
@@ -515,7 +529,12 @@ def run_workflow(
         run = Run(plan, store, paths, opened, reporter)
         with _lock(store.project), _interruptible(run.stop, reporter):
             try:
-                return run.run()
+                report = run.run()
+                return replace(report, page=run.leave_page())
+            except Exception:
+                # Not after a second Ctrl-C, which is no Exception: who asks for it wants out.
+                run.leave_page()
+                raise
             finally:
                 reporter.close()
 

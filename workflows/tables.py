@@ -102,6 +102,8 @@ def run_tables(report: RunReport) -> list[Any]:
     out: list[Any] = [table, *left_out_table(report.left_out)]
     out.extend(Text(line) for line in report.quality)
     out.extend(Text(str(path)) for path in report.outputs)
+    if report.page is not None:
+        out.append(Text(str(report.page)))
     out.append(Text(summary(report)))
     return out
 

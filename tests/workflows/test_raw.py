@@ -118,3 +118,22 @@ def test_a_broken_link_stops_the_run_unless_told_otherwise(colour: Path, tmp_pat
     assert any(line.startswith("link: ") for line in report.quality)
     events = [json.loads(line) for line in (tmp_path / "p" / "run.log.jsonl").read_text().splitlines()]
     assert events[-1]["event"] == "done"
+
+
+def test_the_report_shows_all_of_it(project: Path) -> None:
+    text = (project / "outputs" / "report.html").read_text(encoding="utf-8")
+    assert "could not be made" not in text
+    for anchor in (
+        "picture",
+        "summary",
+        "graph",
+        "links",
+        "frames",
+        "registration",
+        "normalization",
+        "maps",
+        "seams",
+    ):
+        assert f'<section id="{anchor}">' in text
+    residual = Store(project).open("register")["residual"].values
+    assert f"residual {np.nanmedian(residual):.4g} px in the median" in text

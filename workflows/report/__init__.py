@@ -1,0 +1,1 @@
+"""`report.html`: what a run did and how good the result is, on one page that opens without a network."""
