@@ -4,9 +4,9 @@
 
 24 frames of 3000 × 2000, dithered and turned, without a WCS. Siril (Debian: apt-get install siril): `convert`,
 `register`, `stack rej w 3 3 -norm=addscale`. skyloom: the preset stack, from the files to a FITS mosaic. ccdproc:
-`combine` with sigma clipping about the median of the frames as they are, not registered, against the integrate node
-of skyloom, which resamples, normalizes, rejects and averages. The last lines: integrate with one task at a time over
-two at a time, and its time on one core over that of its kernels in it.
+`combine` with sigma clipping about the median of the frames as they are, not registered, against the integrate
+node of skyloom, which resamples, normalizes, rejects and averages. The last lines: integrate with one task at a
+time over two at a time, and its time on one core over that of its kernels in it.
 """
 
 from __future__ import annotations
