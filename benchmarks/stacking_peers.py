@@ -50,7 +50,7 @@ def run_siril(files: list[Path], folder: Path) -> tuple[float, float]:
 
 def run_skyloom(files: list[Path], folder: Path, *options: str) -> tuple[float, float, dict[str, float]]:
     command = [str(Path(sys.executable).parent / "skyloom"), "run", "stack", *map(str, files), "-o", "project"]
-    command += ["--quiet", "--set", "export.formats=[fits]", *options]
+    command += ["--quiet", "--no-report", "--set", "export.formats=[fits]", *options]
     shutil.rmtree(folder / "project", ignore_errors=True)
     seconds, _, peak, status = timed(command, cwd=folder)
     if status:

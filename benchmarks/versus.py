@@ -49,7 +49,8 @@ def main() -> None:
             check=True,
         )
     files = sorted(str(p) for p in frames.glob("*.fits"))
-    ours = [skyloom, "run", "mosaic", *files, "-o", "project", "--quiet", "--set", "export.formats=[fits]"]
+    ours = [skyloom, "run", "mosaic", *files, "-o", "project", "--quiet", "--no-report"]
+    ours += ["--set", "export.formats=[fits]"]
     swarp = [
         shutil.which("SWarp") or shutil.which("swarp") or "SWarp",
         *files,

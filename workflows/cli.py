@@ -111,6 +111,9 @@ def _parser() -> argparse.ArgumentParser:
         help="threads, synchronous, or a dask scheduler's address (%(default)s)",
     )
     run.add_argument("--quiet", action="store_true", help="no progress")
+    run.add_argument(
+        "--no-report", action="store_true", help="leave no report.html"
+    )
 
     status = add("status", _status, "show how far a project is")
     status.add_argument("project", metavar="PROJECT")
@@ -331,6 +334,7 @@ def _run(options: argparse.Namespace) -> int:
         workers=_workers(options),
         memory=_memory(options),
         reporter=Silent() if options.quiet else reporter(),
+        page=not options.no_report,
     )
     _print(*tables.run_tables(report))
     return 0

@@ -481,6 +481,7 @@ def run_workflow(
     workers: int | None = None,
     memory: float | None = None,
     reporter: Reporter | None = None,
+    page: bool = True,
 ) -> RunReport:
     """Run a workflow in a project, going on where an earlier run stopped.
 
@@ -500,6 +501,8 @@ def run_workflow(
         Limit in bytes (three quarters of what is available).
     reporter
         Hears of the progress.
+    page
+        Leave `outputs/report.html`, also when the run fails.
 
     Returns
     -------
@@ -530,10 +533,11 @@ def run_workflow(
         with _lock(store.project), _interruptible(run.stop, reporter):
             try:
                 report = run.run()
-                return replace(report, page=run.leave_page())
+                return replace(report, page=run.leave_page()) if page else report
             except Exception:
                 # Not after a second Ctrl-C, which is no Exception: who asks for it wants out.
-                run.leave_page()
+                if page:
+                    run.leave_page()
                 raise
             finally:
                 reporter.close()

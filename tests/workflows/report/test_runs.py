@@ -56,6 +56,17 @@ def test_run_leaves_a_page(
     assert states(tmp_path / "p") == {"read": "earlier", "tiles": "earlier", "total": "earlier"}
 
 
+def test_no_page_where_none_is_wanted(
+    toy: dict[str, Any], toy_workflow: Workflow, numbers: Numbers, tmp_path: Path
+) -> None:
+    report = run_workflow(toy_workflow, numbers(1, 2), project=tmp_path / "p", page=False)
+    assert report.page is None
+    toy["fail"] = (2, 1)
+    with pytest.raises(DataError):
+        run_workflow(toy_workflow, numbers(4), project=tmp_path / "p", page=False)
+    assert not (tmp_path / "p" / "outputs" / "report.html").exists()
+
+
 def test_failed_run_leaves_a_page_that_says_where(
     toy: dict[str, Any], toy_workflow: Workflow, numbers: Numbers, tmp_path: Path, read: Read
 ) -> None:
