@@ -173,6 +173,12 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
         metavar="NODE.PARAM=VALUE",
         help="change a parameter (may be repeated)",
     )
+    parser.add_argument(
+        "--solution",
+        metavar="HOW",
+        help="of frames the project knows: keep (new frames are solved against them), auto (unless these differ "
+        "too much), new, or a project whose frames are held; sets it in all nodes that have one",
+    )
     parser.add_argument("--memory", metavar="SIZE", help="limit, such as 8GiB (three quarters of what is free)")
     parser.add_argument("--workers", type=int, metavar="N", help="tasks at a time (the cores there are)")
     parser.add_argument("--until", metavar="NODE", help="stop after this node")
@@ -253,6 +259,13 @@ def _workflow(options: argparse.Namespace) -> Workflow:
     from skyloom.workflows.graph import Workflow
 
     workflow = Workflow.load(options.workflow)
+    if options.solution is not None:
+        with_solutions = [n.name for n in workflow.nodes if "solution" in n.op.parameters]
+        if not with_solutions:
+            raise ConfigError(
+                f"--solution {options.solution}: no node of {workflow.name!r} has a solution to keep"
+            )
+        workflow = workflow.with_parameters({f"{name}.solution": options.solution for name in with_solutions})
     if options.set:
         workflow = workflow.with_parameters(dict(_setting(text) for text in options.set))
     return workflow.until(options.until, write=True) if options.until else workflow
@@ -361,6 +374,13 @@ def _link(options: argparse.Namespace) -> int:
     from skyloom.workflows.store import disk_errors
 
     workflow = Workflow.load(options.workflow)
+    if options.solution is not None:
+        with_solutions = [n.name for n in workflow.nodes if "solution" in n.op.parameters]
+        if not with_solutions:
+            raise ConfigError(
+                f"--solution {options.solution}: no node of {workflow.name!r} has a solution to keep"
+            )
+        workflow = workflow.with_parameters({f"{name}.solution": options.solution for name in with_solutions})
     if options.set:
         workflow = workflow.with_parameters(dict(_setting(text) for text in options.set))
     node = next((n for n in workflow.nodes if n.op.name == "link"), None)

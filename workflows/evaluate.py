@@ -15,8 +15,8 @@ import xarray as xr
 from skyloom.ops.errors import DataError, NotYetKnown, SkyloomError, prefixed
 from skyloom.ops.registry import FILES
 from skyloom.workflows.graph import Node, Workflow
-from skyloom.workflows.kept_canvas import with_canvas
 from skyloom.workflows.kept_images import by_content
+from skyloom.workflows.kept_solution import EARLIER, with_solution
 from skyloom.workflows.store import Store
 from skyloom.workflows.unpack import unpacked
 
@@ -34,6 +34,8 @@ class Step:
     """None for a sink: it makes files, no arrays."""
     stored: bool
     """Whether the dataset is the store's complete result."""
+    earlier: xr.Dataset | None = None
+    """The solution that is kept, where one is."""
 
 
 def is_session(dataset: xr.Dataset | None) -> bool:
@@ -92,7 +94,9 @@ def evaluate_node(
                 table = unpacked(table, store)
             return Step(node, key, _signed(table, node, key, inputs), stored=False)
         keys = [inputs[p].key for p in node.inputs.values()]
-        node = with_canvas(node, keys, store)
+        node, earlier = with_solution(node, keys, arguments, store)
+        if earlier is not None:
+            arguments[EARLIER] = earlier
         parameters = {**node.parameters, **(execution or {})}
         key = by_content(node).key(keys)
         if node.op.sink:
@@ -102,7 +106,7 @@ def evaluate_node(
         dataset = node.op.function(**arguments, **parameters)
     except SkyloomError as problem:
         raise prefixed(problem, f"node {node.name!r}") from problem
-    return Step(node, key, _signed(dataset, node, key, inputs), stored=False)
+    return Step(node, key, _signed(dataset, node, key, inputs), stored=False, earlier=earlier)
 
 
 def _signed(dataset: xr.Dataset, node: Node, key: str, inputs: Mapping[str, Step]) -> xr.Dataset:

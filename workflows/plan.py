@@ -19,6 +19,7 @@ from skyloom.ops.grid import Grid
 from skyloom.ops.registry import FILES, Cost
 from skyloom.workflows.evaluate import Step, evaluate_node, is_session
 from skyloom.workflows.graph import Node, Workflow
+from skyloom.workflows.kept_solution import changes, foreseen
 from skyloom.workflows.machine import BASE_BYTES, available_memory, format_bytes, format_seconds
 from skyloom.workflows.reuse import Donor, reusable, unit_keys
 from skyloom.workflows.store import Layout, Store
@@ -208,6 +209,23 @@ def _left_out_of(steps: Mapping[str, Step]) -> tuple[tuple[str, str], ...]:
     return left_out((s.dataset, s.stored) for s in steps.values() if s.dataset is not None)
 
 
+def _notes(
+    session: xr.Dataset | None, steps: Mapping[str, Step], plans: Sequence[NodePlan], store: Store | None
+) -> tuple[str, ...]:
+    """What a person should know of the files, and of what is left of an earlier run."""
+    if session is None:
+        return ()
+    notes = list(json.loads(session.attrs.get("notes", "[]")))
+    for plan in plans:
+        step = steps[plan.name]
+        held = [s for p in step.node.inputs.values() if p != FILES and (s := steps[p]).earlier is not None]
+        total = plan.units + plan.done + plan.reused
+        if held and step.node.op.keys is not None and not plan.stored and total:
+            why = changes(session, held[-1].earlier, store)
+            notes.append(f"{plan.name}: {plan.units} of {total} tiles are to be made{why}")
+    return tuple(notes)
+
+
 def session_of(steps: Mapping[str, Step]) -> xr.Dataset | None:
     """The table of the user's frames, if the workflow has one."""
     for step in steps.values():
@@ -277,7 +295,7 @@ def make_plan(
         memory_limit=limit,
         disk_free=_disk_free(store) if store is not None else None,
         workers=workers,
-        notes=tuple(json.loads(session.attrs.get("notes", "[]"))) if session is not None else (),
+        notes=_notes(session, steps, plans, store),
         later=tuple(n for n in workflow.names if n not in steps),
     )
 
@@ -370,7 +388,7 @@ def _cost_of(
                 todo[unit] = False
                 done += 1
         reuse = reusable(store, node.name, step.key, keys) if keys is not None else {}
-        for unit in reuse:
+        for unit in reuse or _foreseen(step, steps, arguments, layout, store=store, execution=execution):
             if todo[unit]:
                 todo[unit] = False
                 reused += 1
@@ -392,6 +410,30 @@ def _cost_of(
         seconds=work / cost.rate,
     )
     return Planned(step, plan, layout, cost.work, keys, reuse)
+
+
+def _foreseen(
+    step: Step,
+    steps: Mapping[str, Step],
+    arguments: Mapping[str, xr.Dataset | None],
+    layout: Layout,
+    *,
+    store: Store,
+    execution: Mapping[str, Any],
+) -> Mapping[tuple[int, ...], Donor]:
+    """Units that will be taken over once the solutions that are kept are there; only to be counted."""
+    session = arguments.get("session")
+    if session is None:
+        return {}
+    known: dict[str, xr.Dataset | None] = dict(arguments)
+    for name, producer in step.node.inputs.items():
+        held = steps[producer] if producer != FILES else None
+        if held is not None and held.earlier is not None and held.dataset is not None:
+            known[name] = foreseen(session, held.earlier, held.dataset)
+    if all(known[n] is arguments[n] for n in known):
+        return {}
+    keys = unit_keys(step.node, known, layout.unit_shape, execution)
+    return reusable(store, step.node.name, step.key, keys) if keys is not None else {}
 
 
 def _with_unpacking(plan: NodePlan, step: Step, store: Store | None) -> NodePlan:

@@ -12,6 +12,7 @@ from skyloom.ops.normalization.reweighting import DISAGREES
 from skyloom.workflows.background_quality import background_lines
 from skyloom.workflows.colour_quality import colour_lines
 from skyloom.workflows.link_report import light_groups
+from skyloom.workflows.solution_quality import solution_lines
 from skyloom.workflows.store import Store
 
 _NAMED = 3
@@ -51,7 +52,7 @@ def quality_lines(results: Mapping[str, xr.Dataset]) -> list[str]:
             if "name" in session and "band" in session and np.array_equal(session["frame"].values, frames):
                 lines.extend(_normalization(session, results["normalize"]))
                 break
-    return lines + background_lines(results) + colour_lines(results)
+    return lines + solution_lines(store) + background_lines(results) + colour_lines(results)
 
 
 def link_problems(links: xr.Dataset) -> list[str]:

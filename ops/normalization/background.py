@@ -106,6 +106,8 @@ def solve_surfaces(
     flat: Bools | None = None,
     choose: bool = False,
     group: Ints | None = None,
+    fixed: Bools | None = None,
+    spreads: tuple[Floats, Floats] | None = None,
 ) -> Surfaces:
     """Solve the background surfaces of all frames together.
 
@@ -126,11 +128,15 @@ def solve_surfaces(
         The order is chosen: the lowest of 0…4 above which residuals at points held out do not fall any more.
     group
         (frames,) frames whose surfaces have a part in common, numbered from 0; -1: none.
+    fixed
+        (frames,) frames that have no background at all: what is known already.
+    spreads
+        (order + 1,) of the coefficients, and of what groups have in common, where they are known.
 
     Returns
     -------
     Surfaces
-        Coefficients with mean constant 0 over each island.
+        Coefficients with mean constant 0 over each island without fixed frames.
 
     Raises
     ------
@@ -142,13 +148,16 @@ def solve_surfaces(
     Memory: 16 bytes a sample beside the 24 of the samples, and 16 bytes × unknowns² when dense.
     """
     flat = np.zeros(observations.frames, dtype=bool) if flat is None else flat
+    flat = flat if fixed is None else flat | fixed
     if group is not None:
         group = np.where(flat | (observations.count == 0), ALONE, group)
-    problem = Problem(observations, value, precision, placement, clip, dense_limit, flat, group=group)
+    problem = Problem(observations, value, precision, placement, clip, dense_limit, flat, group=group, fixed=fixed)
     trials = np.full(HIGHEST_ORDER + 1, np.nan)
     if choose:
         order, trials = choose_degree(problem)
         problem = replace(problem, seen=replace(observations, order=order))
+    if spreads is not None:
+        return problem.solve(spreads, trials=trials)
     few = problem.sample_of_frames()
     if few is None:
         return problem.solve(None, trials=trials)
@@ -239,6 +248,8 @@ class Problem:
     """(frames,) groups whose surfaces have a part in common."""
     sparse: float = 0.0
     """Above 0: most frames' surfaces are flat but for this spread at least, and some are not."""
+    fixed: Bools | None = None
+    """(frames,) frames of which nothing is unknown; they are flat too."""
 
     def restrict(self, chosen: NDArray[np.bool_]) -> Problem:
         """Only the samples of some frames (which keep their numbers' order)."""
@@ -252,6 +263,7 @@ class Problem:
             placement=placement,
             flat=self.flat[chosen],
             group=None if self.group is None else self.group[chosen],
+            fixed=None if self.fixed is None else self.fixed[chosen],
         )
 
     def sample_of_frames(self) -> Problem | None:
@@ -307,7 +319,7 @@ class Problem:
             if not last:
                 weight = reweighting.next(system, self.y, x, turn)
                 if self.sparse:
-                    sigma, loose = uneven(x, sigma, terms, present > 0, least=self.sparse)
+                    sigma, loose = uneven(x, sigma, terms, (present > 0) & ~self.flat, least=self.sparse)
         self._lay(system, x, np.flatnonzero(reweighting.shut & (present > 0)))
         return Solved(system, x, sigma, common, reweighting, total, coarse, factor)
 
@@ -333,6 +345,8 @@ class Problem:
         out = np.tile(sigma[terms] ** -2.0, (self.seen.frames, 1))
         out[self.flat] = (_STIFF * 100.0 * self._floor()) ** -2.0
         out[self.flat, 0] = (_FREE * max(float(sigma[0]), 100.0 * self._floor())) ** -2.0
+        if self.fixed is not None:
+            out[self.fixed] = (_STIFF * self._floor()) ** -2.0
         return out
 
     def _shared(self, sigma: Floats, common: Floats, terms: Ints) -> Shared | None:
@@ -359,6 +373,9 @@ class Problem:
         count = np.bincount(label[own], minlength=groups)
         mean = np.bincount(label[own], weights=solved.x[own, 0], minlength=groups) / np.maximum(count, 1)
         x = np.where(tied[:, None], solved.x, 0.0)
+        if self.fixed is not None:
+            mean[label[tied & self.fixed]] = 0.0
+            x[self.fixed] = 0.0
         x[tied, 0] -= mean[label[tied]]
         before = rms_by_frame(system, self.y, np.zeros_like(x))
         after = rms_by_frame(system, self.y, x)

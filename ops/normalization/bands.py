@@ -106,6 +106,8 @@ def band_scales(
     *,
     anchors: int = 0,
     even: bool = False,
+    expected: Floats | None = None,
+    fixed: int | None = None,
 ) -> BandScales:
     """Scales of a band's frames from the stars they have in common.
 
@@ -121,22 +123,30 @@ def band_scales(
         How many of the members are anchors: images whose units have nothing to do with those of the frames.
     even
         True: one number a frame, however transparency varies across it.
+    expected
+        (members,) ln a without clouds, where that is known and not only its differences.
+    fixed
+        Which of the anchors (a row of the session) is in common units already.
     """
     here = np.array([s is not None for s in sampled], dtype=bool)
     anchor = (np.arange(len(members)) >= len(members) - anchors)[here]
     members = members[here]
     placement = np.array([s.placement for s in sampled if s is not None]).reshape(-1, 2, 3)
-    expected = np.zeros(len(members))
-    expected[~anchor] = expected_scales(exposure[here][~anchor], units[here][~anchor])
+    known = members == (-1 if fixed is None else fixed)
+    if expected is None:
+        expected = np.zeros(len(members))
+        expected[~anchor] = expected_scales(exposure[here][~anchor], units[here][~anchor])
+    else:
+        expected = np.where(anchor, 0.0, expected[here])
     local = np.full(int(max(members.max(initial=-1), sightings.frame.max(initial=-1))) + 1, -1, dtype=np.int64)
     local[members] = np.arange(len(members))
     seen = local[sightings.frame] >= 0
     frame, star, log_flux = local[sightings.frame[seen]], sightings.star[seen], sightings.log_flux[seen]
     log_error = sightings.log_error[seen].astype(np.float64)
-    for k in np.flatnonzero(anchor).tolist():
-        expected[k] = _expected_of_anchor(k, frame, star, log_flux, expected, anchor)
+    for k in np.flatnonzero(anchor & ~known).tolist():
+        expected[k] = _expected_of_anchor(k, frame, star, log_flux, expected, anchor & ~known)
     # Nothing depends on the mean of what is expected but the convention, which is that of the frames.
-    if (~anchor).any():
+    if (~anchor).any() and fixed is None:
         expected -= expected[~anchor].mean()
     solved = solve_scales(
         frame,
@@ -146,9 +156,10 @@ def band_scales(
         frames=len(members),
         expected=expected,
         placement=placement,
+        fixed=None if fixed is None else known,
     )
     # `solve_scales` has centred what is expected over the anchors too.
-    centred = expected - (expected.mean() if len(members) else 0.0)
+    centred = expected - (expected.mean() if len(members) and fixed is None else 0.0)
     fields: Fields = even_fields(solved)
     if len(frame) and not even:
         fields = solve_fields(
@@ -161,12 +172,13 @@ def band_scales(
             scales=solved,
             expected=centred,
             placement=placement,
+            fixed=None if fixed is None else known,
         )
     # Only departures from what exposures explain are suspicious.
     field = fields.coefficients.copy()
     away = field[:, 0] - centred
     good = np.isfinite(away) & ((np.abs(away) <= np.log(SCALE_RANGE)) | anchor)
-    good &= ~anchor | (solved.stars >= LEAST_STARS)
+    good &= ~anchor | (solved.stars >= LEAST_STARS) | known
     left_out = {
         int(members[i]): f"only {solved.stars[i]} stars in common"
         if anchor[i]
@@ -174,7 +186,7 @@ def band_scales(
         f"{1 / SCALE_RANGE:g}-{SCALE_RANGE:g} of the expected one"
         for i in np.flatnonzero(~good)
     }
-    if (left_out or anchor.any()) and (good & ~anchor).any():
+    if fixed is None and (left_out or anchor.any()) and (good & ~anchor).any():
         # The convention (mean of the group) was set with frames that are gone or count for nothing.
         own = good & ~anchor
         size = int(solved.group.max()) + 1
@@ -259,6 +271,8 @@ def solve_band(
     degree: int | None,
     flat: Bools | None = None,
     group: Ints | None = None,
+    fixed: Bools | None = None,
+    spreads: tuple[Floats, Floats] | None = None,
 ) -> BandSolution:
     """Backgrounds of a band's frames, all overlaps at once.
 
@@ -274,6 +288,8 @@ def solve_band(
         (frame,) frames whose background has no gradient, beside the anchors.
     group
         (frame,) frames whose surfaces have a part in common.
+    fixed, spreads
+        As in `solve_surfaces`.
     """
     held = scales.anchor if flat is None else scales.anchor | flat
     surfaces = solve_surfaces(
@@ -285,6 +301,8 @@ def solve_band(
         flat=held,
         choose=degree is None,
         group=group,
+        fixed=fixed,
+        spreads=spreads,
     )
     at = surface.sample_positions()
     v, u = np.meshgrid(at, at, indexing="ij")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
@@ -14,8 +15,11 @@ from numpy.typing import NDArray
 
 from skyloom.ops.errors import ConfigError, DataError
 from skyloom.ops.grid import Grid
+from skyloom.ops.held import BASIS, NEW, decides
 from skyloom.ops.normalization.background import PRIOR_UNKNOWNS
+from skyloom.ops.normalization.confidence import VISIBLE
 from skyloom.ops.normalization.images import given_image, image_bytes, open_images
+from skyloom.ops.normalization.kept import BAND, FRAME
 from skyloom.ops.normalization.legendre import HIGHEST_ORDER, ORDERS
 from skyloom.ops.normalization.modes import MODES
 from skyloom.ops.normalization.photometry import LEAST_STARS
@@ -80,7 +84,10 @@ def normalize(
     session: xr.Dataset,
     measurement: xr.Dataset,
     registration: xr.Dataset,
+    earlier: xr.Dataset | None = None,
     *,
+    solution: str = NEW,
+    solution_tolerance: Annotated[float, Param(unit="pixel noise", low=0.0)] = VISIBLE,
     mode: Literal["joint", "constants", "reference", "linear", "none"] = "joint",
     degree: Literal["auto", 0, 1, 2, 3, 4] = "auto",
     anchors: list[str] | None = None,
@@ -105,6 +112,15 @@ def normalize(
         From `measure`, of the same frames.
     registration
         From `register`, of the same frames.
+    earlier
+        A normalization whose frames stay as they are; `solution` says which.
+    solution
+        new: all frames are solved. keep: frames of the project's last run keep their scale and background exactly,
+        and new ones are solved against the sky these make (joint, constants). auto: the same, unless new frames
+        differ from that sky by more than `solution_tolerance`: then all are solved. Else the folder of a project,
+        whose frames are held.
+    solution_tolerance
+        How far the means of new frames over a quarter of their side may lie from the sky kept, beyond errors.
     mode
         joint: scales from all matched stars, backgrounds from all overlaps, one solve each a band; constants: the
         same with backgrounds of one number a frame; reference: each frame against a reference, scale from its
@@ -156,7 +172,9 @@ def normalize(
         `mode_sigma`, standard error of the mosaic's long waves (canvas units rms; largest island); (band):
         `noise_scale`, `degree`; (band, stage, sky_y, sky_x): `sky_residual`, how far frames are apart where they
         overlap, before and after, on a coarse map of the canvas (`sky_step` pixels a cell); (band, anchor):
-        `anchor_scale`, `anchor_stars`, `anchor_residual`.
+        `anchor_scale`, `anchor_stars`, `anchor_residual`. Of a solution that is kept: (frame) `kept`, frames which
+        are as they were; `basis`, what their solution rests on; (band) `solution_change`, how far new frames lie
+        from the sky kept (pixel noises; NaN: nothing to compare).
 
     Raises
     ------
@@ -180,7 +198,7 @@ def normalize(
     grid = Grid.from_attrs(registration.attrs)
     in_canvas = registration["in_canvas"].values.astype(bool)
     bands = tuple(np.unique(session["band"].values[in_canvas]).astype(str).tolist())
-    columns = {k: session[k].values for k in ("wcs", "height", "width", "band", "exposure", "units")}
+    columns = {k: session[k].values for k in ("frame", "wcs", "height", "width", "band", "exposure", "units")}
     _check(mode, anchors=anchors, held=held, background=background)
     if shared != "none" and mode != "joint":
         raise ConfigError(f"normalize: shared = {shared} means nothing with mode {mode}; set mode to joint")
@@ -202,7 +220,16 @@ def normalize(
         grid, int(measurement.attrs["cell"]), mode, None if degree == "auto" else int(degree), superpixel, clip,
         whole=reference == "canvas", best=best, images=images, regions=read_regions(background or ()),
         limits=Limits(scale_low, scale_high, flagged == "drop"),
+        tolerance=solution_tolerance if decides(solution) else np.inf,
     )  # fmt: skip
+    if earlier is not None and mode != "none":
+        if options.alone:
+            raise ConfigError(
+                f"normalize: solution = {solution.split(' ')[0]}: with mode {mode} each frame is solved by itself "
+                "against a reference; solution = new"
+            )
+        options = replace(options, earlier=tuple(earlier["band"].values.astype(str).tolist()))
+        lazy |= {f"earlier {n}": da.asarray(earlier[n].data) for n in (BASIS, *FRAME, *BAND)}
     token = tokenize("normalize", columns, in_canvas, lazy, options, table.flat, table.group)
     solved = f"normalize-{token}"
     dependencies, tasks = solve_tasks(table, lazy, options, solved)

@@ -17,6 +17,8 @@ LEAST_STARS = 3
 """Matched stars below which a frame's scale is not taken from them."""
 FIRST_SPREAD, LEAST_SPREAD = 1.0, 0.001
 """Of ln a around its expectation: before it is measured, and at least."""
+HELD_SPREAD = 1e-7
+"""Of ln a of what is known."""
 DENSE_LIMIT = 600
 """Frames up to which the matrix is factored and errors are exact."""
 LEAST_SQUARES, HUBER, TUKEY = 1, 4, 8
@@ -51,6 +53,7 @@ def solve_scales(
     expected: Floats | None = None,
     floor: float = 0.01,
     placement: Floats | None = None,
+    fixed: NDArray[np.bool_] | None = None,
 ) -> Scales:
     """Solve the scales of all frames of a band.
 
@@ -69,12 +72,14 @@ def solve_scales(
     placement
         (frames, 2, 3): canvas x, y of a frame's (u, v, 1), as for `solve_surfaces`: where many frames
         share panels it speeds up large solves and makes their errors better.
+    fixed
+        (frames,) frames whose ln a is what is expected: what is known already.
 
     Returns
     -------
     Scales
         Mean of ln a − expected = 0 over each group of frames, and mean of expected = 0 over all: with equal
-        exposures the mean of ln a over a group is 0.
+        exposures the mean of ln a over a group is 0. Fixed frames take the place of these conventions.
 
     Notes
     -----
@@ -85,7 +90,8 @@ def solve_scales(
     """
     if expected is None:
         expected = np.zeros(frames)
-    expected = expected - np.mean(expected) if frames else expected
+    if frames and fixed is None:
+        expected = expected - np.mean(expected)
     usable = np.isfinite(log_flux) & np.isfinite(log_error) & (log_error > 0)
     while True:
         index, start, point, points = select(frame, star, usable, frames=frames)
@@ -104,10 +110,13 @@ def solve_scales(
     coarse = None
     if placement is not None and frames > DENSE_LIMIT:
         coarse = coarse_space(placement, 0, most=DENSE_LIMIT)
-    delta, system, scatter, spread = _reweighted(seen, value, stated, group, present, coarse)
+    known = np.zeros(frames, dtype=bool) if fixed is None else fixed
+    delta, system, scatter, spread = _reweighted(seen, value, stated, group, present, coarse, known)
     groups = int(group.max()) + 1 if frames else 0
     count = np.maximum(np.bincount(group[present], minlength=groups), 1)
     mean = np.bincount(group[present], weights=delta[present], minlength=groups) / count
+    mean[group[present & known]] = 0.0
+    delta[known] = 0.0
     delta = np.where(present, delta - mean[group], 0.0)
     error = np.where(present, _errors(system, group, present, coarse), np.nan)
     return Scales(np.exp(expected + delta), error, stars, group, scatter, spread)
@@ -120,13 +129,15 @@ def _reweighted(
     group: Ints,
     present: NDArray[np.bool_],
     coarse: Coarse | None,
+    fixed: NDArray[np.bool_],
 ) -> tuple[Floats, System, float, float]:
+    unknown = present & ~fixed
     x, weight, scatter, spread = np.zeros((seen.frames, 1)), stated, 1.0, FIRST_SPREAD
     groups = len(np.unique(group[present]))
     # Every star takes one residual, every frame but one of a group another.
     free = len(value) - seen.points - np.count_nonzero(present) + groups
     for turn in range(TUKEY):
-        system = System(seen, weight, np.full((seen.frames, 1), spread**-2.0))
+        system = System(seen, weight, np.where(fixed, HELD_SPREAD, spread)[:, None] ** -2.0)
         right = system.project(value)
         if seen.frames <= DENSE_LIMIT:
             factor = system.factor()
@@ -150,8 +161,8 @@ def _reweighted(
             robust = HUBER_LIMIT / np.maximum(z, HUBER_LIMIT)
         else:
             robust = np.maximum(1.0 - (z / TUKEY_LIMIT) ** 2, 0.0) ** 2
-        if turn > 0:
-            spread = _spread(x[present, 0], _posterior(system, coarse)[present], spread)
+        if turn > 0 and unknown.any():
+            spread = _spread(x[unknown, 0], _posterior(system, coarse)[unknown], spread)
         weight = (stated * robust / scatter**2).astype(np.float32)
     # m = M − ln a: the fitted offset of a frame is −(ln a − expected).
     return -x[:, 0], system, scatter, spread

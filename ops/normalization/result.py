@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyloom.ops import surface
+from skyloom.ops.held import BASIS
 from skyloom.ops.normalization.bands import BandSolution
 from skyloom.ops.normalization.legendre import HIGHEST_ORDER
 from skyloom.ops.normalization.modes import MODES
@@ -32,6 +33,7 @@ DIMENSIONS: dict[str, tuple[str, ...]] = {
     "anchor_scale": ("band", "anchor"),
     "anchor_stars": ("band", "anchor"),
     "anchor_residual": ("band", "anchor"),
+    "solution_change": ("band",),
 }
 """Of the variables that are not over `frame` alone."""
 UNDEFINED = "its background came out undefined: its WCS does not reach all of the frame"
@@ -105,13 +107,18 @@ def left_alone(
         "anchor_scale": np.full((bands, anchors), np.nan),
         "anchor_stars": np.zeros((bands, anchors), dtype=np.int64),
         "anchor_residual": np.full((bands, anchors), np.nan),
+        "solution_change": np.full(bands, np.nan),
+        "kept": np.zeros(frames, dtype=bool),
+        BASIS: np.full(frames, "", dtype="<U16"),
     }
 
 
-def fill_in(out: Result, solutions: Sequence[BandSolution], limits: Limits) -> Result:
+def fill_in(out: Result, solutions: Sequence[BandSolution | None], limits: Limits) -> Result:
     """Write the solutions of all bands, in their order, into a result of `left_alone`; islands are numbered on."""
     islands = 0
     for number, solution in enumerate(solutions):
+        if solution is None:
+            continue
         scales, surfaces = solution.scales, solution.surfaces
         own = ~scales.anchor
         frame = scales.frame[own]
@@ -123,7 +130,7 @@ def fill_in(out: Result, solutions: Sequence[BandSolution], limits: Limits) -> R
         out["scale_error"][frame] = (scales.scale * scales.error)[own]
         out["scale_spread"][frame] = solution.spread[own]
         out["stars"][frame] = scales.stars[own]
-        label = _by_size(surfaces.island[own])
+        label = by_size(surfaces.island[own])
         out["island"][frame] = label + islands
         islands += int(label.max(initial=-1)) + 1
         for name in ("residual_before", "residual_after", "residual_held", "rejected", "inflation"):
@@ -170,7 +177,7 @@ def _judge(out: Result, solution: BandSolution, limits: Limits) -> None:
             out["reason"][row] = "; ".join(serious)[:200]
 
 
-def _by_size(label: Ints) -> Ints:
+def by_size(label: Ints) -> Ints:
     """Renumber islands, the one with most frames first."""
     sizes = np.bincount(label) if len(label) else np.zeros(0, np.int64)
     rank = np.empty(len(sizes), dtype=np.int64)

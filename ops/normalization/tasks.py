@@ -4,6 +4,8 @@
                           └────────┴─► sample ─► scales ─► samples of a band ─► solve ─► result
     cells ──────────────────────────┘
 
+With an earlier solution one task a band takes the place of three (`solve_kept`).
+
 Images (references, anchors) are read, measured and placed in a task each, and sampled as frames are; they and the
 user's places of background are the last members of every band.
 
@@ -23,6 +25,7 @@ from dask.core import get_dependencies
 from numpy.typing import NDArray
 
 from skyloom.ops.grid import Grid
+from skyloom.ops.held import BASIS, bases, rows_before
 from skyloom.ops.normalization.bands import (
     BandSamples,
     BandScales,
@@ -33,6 +36,8 @@ from skyloom.ops.normalization.bands import (
     with_regions,
 )
 from skyloom.ops.normalization.images import Image, PlacedImage, place_image, sample_image
+from skyloom.ops.normalization.kept import BAND, FRAME, Kept
+from skyloom.ops.normalization.kept_band import KeptBand, overlay, solve_kept
 from skyloom.ops.normalization.local import solve_local
 from skyloom.ops.normalization.reference import reference_scales
 from skyloom.ops.normalization.regions import Region, sample_regions
@@ -66,6 +71,10 @@ class Options:
     """The reference, or anchors."""
     regions: tuple[Region, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    earlier: tuple[str, ...] | None = None
+    """Bands of the solution that is kept; None: all is solved."""
+    tolerance: float = np.inf
+    """Pixel noises that new frames may differ from the sky kept; beyond, all is solved anew."""
 
     @property
     def alone(self) -> bool:
@@ -105,18 +114,25 @@ def solve_tasks(
     table, options
         The frames and how they are solved.
     lazy
-        `stars, cells, summary` of a measurement, `use, shift, reason` of a registration.
+        `stars, cells, summary` of a measurement, `use, shift, reason` of a registration; `earlier` in front of the
+        names of an earlier solution.
     solved
         Key of the result.
     """
     whole = {name: lazy[name].rechunk(-1) for name in ("summary", "use", "shift", "reason")}
     cells, stars = lazy["cells"].rechunk((1, -1, -1, -1)), lazy["stars"].rechunk((1, -1, -1))
     key = {name: (array.name, *(0 for _ in array.shape)) for name, array in whole.items()}
-    told = (key["summary"], key["use"], key["reason"])
+    told = (key["summary"], key["use"], key["shift"], key["reason"])
     if options.mode == "none":
-        needed = [whole[name] for name in ("summary", "use", "reason")]
-        return needed, {solved: (_result, table, options, *told, [])}
+        return list(whole.values()), {solved: (_result, table, options, *told, [], None)}
     tasks: dict[Any, Any] = {}
+    known = None
+    if options.earlier is not None:
+        before = {name: lazy[f"earlier {name}"].rechunk(-1) for name in (BASIS, *FRAME, *BAND)}
+        known = f"{solved}-known"
+        found = [(array.name, *(0 for _ in array.shape)) for array in before.values()]
+        tasks[known] = (_known, table, options, *told[:3], found)
+        whole |= {f"earlier {name}": array for name, array in before.items()}
     placed, sampled = {}, {}
     lists, maps = (dict(array.__dask_graph__()) for array in (stars, cells))
     planned = f"{solved}-sky"
@@ -137,11 +153,14 @@ def solve_tasks(
     for number, band in enumerate(table.bands):
         scales, joined, solution = ((f"{solved}-{step}", number) for step in ("scales", "joined", "solution"))
         members = [*(sampled[i] for i in table.members(band).tolist()), *beside]
+        solutions.append(solution)
+        if known is not None:
+            tasks[solution] = (_solve_kept, table, options, number, planned, members, known)
+            continue
         tasks[scales] = (_scales, table, options, number, planned, members)
         tasks[joined] = (_join, table, options, number, scales, members)
         tasks[solution] = (_solve, table, options, scales, joined)
-        solutions.append(solution)
-    tasks[solved] = (_result, table, options, *told, solutions)
+    tasks[solved] = (_result, table, options, *told, solutions, known)
     return [*whole.values(), cells, stars], tasks
 
 
@@ -262,8 +281,54 @@ def _solve(table: Table, options: Options, scales: BandScales, samples: BandSamp
     return solve_band(scales, samples, clip=options.clip, degree=degree, flat=flat, group=group)
 
 
+def _basis(table: Table, summary: Floats, use: Bools, shift: Floats) -> Texts:
+    names = ("frame", "wcs", "height", "width", "band", "exposure", "units")
+    return bases(*(table.columns[k] for k in names), np.asarray(summary), np.asarray(use), np.asarray(shift))
+
+
+def _known(
+    table: Table, options: Options, summary: Floats, use: Bools, shift: Floats, before: list[NDArray[Any]]
+) -> Kept:
+    """The solution that is kept, and which frames it knows."""
+    basis, *values = (np.asarray(array) for array in before)
+    found = dict(zip((*FRAME, *BAND), values, strict=True))
+    assert options.earlier is not None
+    return Kept(
+        rows_before(_basis(table, summary, use, shift), basis), {n: found[n] for n in FRAME}, options.earlier,
+        {n: found[n] for n in BAND},
+    )  # fmt: skip
+
+
+@one_blas_thread
+def _solve_kept(
+    table: Table, options: Options, band: int, planned: tuple[Sky, Sightings], sampled: list[Sampled | None],
+    kept: Kept,
+) -> KeptBand:  # fmt: skip
+    def anew() -> BandSolution:
+        scales = _scales(table, options, band, planned, sampled)
+        return _solve(table, options, scales, _join(table, options, band, scales, sampled))
+
+    more = len(options.anchors) + 1
+    return solve_kept(
+        table.bands[band], _members(table, options, band), sampled, kept, planned[1],
+        exposure=table.columns["exposure"], units=table.columns["units"], images=len(options.images),
+        anchors=len(options.anchors), frames=len(table.in_canvas), canvas=options.grid.shape, clip=options.clip,
+        degree=0 if options.mode == "constants" else options.degree,
+        flat=None if table.flat is None else np.append(table.flat, np.zeros(more, dtype=bool)),
+        group=None if table.group is None else np.append(table.group, np.full(more, -1)),
+        tolerance=options.tolerance, anew=anew,
+    )  # fmt: skip
+
+
 def _result(
-    table: Table, options: Options, summary: Floats, use: Bools, registered: Texts, solutions: list[BandSolution]
+    table: Table,
+    options: Options,
+    summary: Floats,
+    use: Bools,
+    shift: Floats,
+    registered: Texts,
+    solutions: list[Any],
+    kept: Kept | None,
 ) -> Result:
     summary = np.asarray(summary, dtype=np.float64)
     used = _usable(summary, use)
@@ -277,4 +342,8 @@ def _result(
         use=used,
         reason=reason,
     )
-    return fill_in(out, solutions, options.limits)
+    out[BASIS] = _basis(table, summary, use, shift)
+    out = fill_in(out, [s.solution if isinstance(s, KeptBand) else s for s in solutions], options.limits)
+    if kept is not None:
+        overlay(out, kept, solutions, table.bands, table.columns["band"])
+    return out

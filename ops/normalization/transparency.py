@@ -50,6 +50,7 @@ def solve_fields(
     expected: Floats,
     floor: float = 0.01,
     placement: Floats | None = None,
+    fixed: NDArray[np.bool_] | None = None,
 ) -> Fields:
     """Solve how transparency varies over each frame, from the stars of all.
 
@@ -63,6 +64,8 @@ def solve_fields(
         One scale a frame, from the same sightings; frames whose scale rests on no stars keep it.
     expected
         (frames,) ln a without clouds.
+    fixed
+        As for `solve_scales`; these are evenly transparent.
 
     Returns
     -------
@@ -85,10 +88,12 @@ def solve_fields(
     value = log_flux[index] + expected[seen.frame]
     value -= np.median(value)
     stated = (1.0 / ((log_error[index] ** 2 + floor**2) * scales.scatter**2)).astype(np.float32)
+    known = np.zeros(frames, dtype=bool) if fixed is None else fixed
     # Where frames share pixels (survey tiles) half of the residuals are 0: their median is not the noise.
     problem = Problem(
-        seen, value, stated, placement, TUKEY_LIMIT, joint.DENSE_LIMIT, np.zeros(frames, dtype=bool), least=0.5
-    )
+        seen, value, stated, placement, TUKEY_LIMIT, joint.DENSE_LIMIT, known, least=0.5,
+        fixed=fixed,
+    )  # fmt: skip
     few = problem.sample_of_frames()
     like = None if few is None else few.solve_only(None)
     solved = problem.solve_only(None if like is None else (like.prior, like.common))
@@ -101,5 +106,7 @@ def solve_fields(
     groups = int(scales.group.max()) + 1
     size = np.maximum(np.bincount(scales.group[present], minlength=groups), 1)
     mean = np.bincount(scales.group[present], weights=out[present, 0], minlength=groups) / size
+    mean[scales.group[present & known]] = 0.0
+    out[known] = 0.0
     out[present, 0] += (expected - mean[scales.group])[present]
     return Fields(out, solved.prior)

@@ -126,6 +126,7 @@ def align(
     search: float,
     tolerance: float,
     min_matches: int,
+    fixed: Bools | None = None,
 ) -> Coarse:
     """Grow groups of frames whose stars agree up to a translation, each frame compared with its neighbours.
 
@@ -143,6 +144,9 @@ def align(
         As in `find_offset`, in pixels of the frame.
     min_matches
         As in `find_offset`; frames with fewer stars are not compared.
+    fixed
+        (frame,): frames whose place is known. They are the first group, stay where they are, and are contradicted
+        by none.
     """
     n = len(layout.radius)
     offset, group = np.zeros((n, 2)), np.full(n, -1, np.int64)
@@ -151,12 +155,18 @@ def align(
     with_stars &= usable
     seeds = sorted(np.nonzero(with_stars)[0].tolist(), key=lambda i: (-len(points[i]), i))
     label = 0
-    for seed in seeds:
-        if group[seed] >= 0:
+    held = with_stars & (np.zeros(n, np.bool_) if fixed is None else fixed)
+    group[held] = 0
+    beside = [i for i in np.nonzero(with_stars & ~held)[0].tolist() if layout.overlapping(i, held, limit=1)]
+    for seed in ([-1] if held.any() else []) + seeds:
+        if seed >= 0 and group[seed] >= 0:
             continue
-        group[seed] = label
         tries = np.zeros(n, np.int64)
-        frontier = deque(layout.overlapping(seed, with_stars & (group < 0)))
+        if seed < 0:
+            frontier = deque(beside)
+        else:
+            group[seed] = label
+            frontier = deque(layout.overlapping(seed, with_stars & (group < 0)))
         pending = np.zeros(n, np.bool_)
         pending[list(frontier)] = True
         while frontier:
@@ -182,8 +192,8 @@ def align(
             pending[more] = True
             frontier.extend(more)
         label += 1
-    _centre_groups(offset, group)
-    return Coarse(offset, group, _contradictions(layout, points, group, min_matches))
+    _centre_groups(offset, group, first=int(held.any()))
+    return Coarse(offset, group, _contradictions(layout, points, group, min_matches, held=bool(held.any())))
 
 
 def _agrees(a: Floats, b: Floats, tolerance: float) -> bool:
@@ -198,18 +208,20 @@ def _agrees(a: Floats, b: Floats, tolerance: float) -> bool:
     return bool(count >= 3 and count > chance + 3 * np.sqrt(chance) + 1)
 
 
-def _centre_groups(offset: Floats, group: NDArray[np.int64]) -> None:
-    """Let most frames of each group stay where their WCS puts them."""
-    for label in range(int(group.max(initial=-1)) + 1):
+def _centre_groups(offset: Floats, group: NDArray[np.int64], *, first: int = 0) -> None:
+    """Let most frames of each group, from the first on, stay where their WCS puts them."""
+    for label in range(first, int(group.max(initial=-1)) + 1):
         members = group == label
         offset[members] -= np.median(offset[members], axis=0)
 
 
 def _contradictions(
-    layout: Layout, points: dict[int, Floats], group: NDArray[np.int64], min_matches: int
+    layout: Layout, points: dict[int, Floats], group: NDArray[np.int64], min_matches: int, *, held: bool = False
 ) -> dict[int, tuple[int, int]]:
     """Frames that overlap a larger group by enough stars to have been found in it, and were not."""
     sizes = np.bincount(group[group >= 0]) if (group >= 0).any() else np.zeros(0, np.intp)
+    if held:
+        sizes[0] += len(group)
     rival: dict[int, tuple[int, int]] = {}
     bad: set[int] = set()
     for label in np.argsort(-sizes, kind="stable").tolist():

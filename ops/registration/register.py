@@ -13,10 +13,11 @@ from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from skyloom.ops.grid import Grid
+from skyloom.ops.held import BASIS, NEW, bases, rows_before
 from skyloom.ops.registration.align import align
 from skyloom.ops.registration.canvas import Canvas, Orientation, Wishes, choose_canvas
 from skyloom.ops.registration.given_canvas import AUTO
-from skyloom.ops.registration.layout import islands, lay_out
+from skyloom.ops.registration.layout import Layout, islands, lay_out
 from skyloom.ops.registration.projecting import Projection
 from skyloom.ops.registration.shifts import refine_shifts
 from skyloom.ops.registration.stars import place_stars
@@ -30,9 +31,26 @@ WCS_SIGMA = 1.0
 """Error (canvas pixels) the prior grants a header WCS that was not found wrong."""
 LOST_SIGMA = 100.0
 """The same of one that was. Were it nothing, a group of which every WCS is wrong could drift anywhere."""
+FOUND = ("use", "reason", "shift", "residual", "matches")
+"""Variables of a registration that stay as they were for frames which are held."""
+HELD_SIGMA = 1e-5
+"""The same of a frame whose place is held: nothing moves it."""
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What an earlier registration found of its frames."""
+
+    row: NDArray[np.int64]
+    """Row there of each frame of this session; -1: not known."""
+    use: Bools
+    reason: NDArray[np.str_]
+    shift: Floats
+    residual: Floats
+    matches: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -63,6 +81,7 @@ def solve_registration(
     tolerance: float,
     max_residual: float,
     min_matches: int,
+    earlier: Earlier | None = None,
 ) -> Registration:
     """Verify and refine the place of every frame; the eager core of `register`.
 
@@ -76,25 +95,39 @@ def solve_registration(
         The canvas and what it left out.
     refine, search, tolerance, max_residual, min_matches
         As in `register`.
+    earlier
+        Whose frames stay as they were.
     """
     n = session.sizes["frame"]
     reason = list(canvas_reason)
     use = in_canvas.copy()
     status = summary[:, -1]
-    for i in np.nonzero(use)[0].tolist():
+    held, fixed = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+    shift = np.zeros((n, 2))
+    if earlier is not None:
+        held = earlier.row >= 0
+        use[held] = earlier.use[earlier.row[held]]
+        fixed = held & use
+        shift[held] = earlier.shift[earlier.row[held]]
+        for i in np.nonzero(held)[0].tolist():
+            reason[i] = str(earlier.reason[earlier.row[i]])
+    for i in np.nonzero(use & ~held)[0].tolist():
         if status[i] == 1:
             reason[i] = "no valid pixels"
         elif status[i] not in (0, 3):
             reason[i] = "cannot be read"
         use[i] = not reason[i]
-    shift = np.zeros((n, 2))
     residual, count = np.full(n, np.nan), np.zeros(n, np.int64)
     layout = lay_out(session, grid, use)
-    placed = place_stars(session, stars, grid, use=use, limit=STARS_PER_FRAME)
+    settled = fixed & ~_beside(layout, fixed, use & ~fixed)
+    everyone, use = use, use & ~settled
+    placed = place_stars(session, stars, grid, shift=shift, use=use, limit=STARS_PER_FRAME)
     edges = np.searchsorted(placed.frame, np.arange(n + 1))
     positions = np.stack([placed.x, placed.y], axis=-1)
     points = {int(i): positions[edges[i] : edges[i + 1]] for i in np.nonzero(use)[0]}
-    coarse = align(layout, points, use, search=search, tolerance=tolerance, min_matches=min_matches)
+    coarse = align(
+        layout, points, use, search=search, tolerance=tolerance, min_matches=min_matches, fixed=fixed & use
+    )
     for i, (covered, others) in coarse.rival.items():
         use[i] = False
         reason[i] = (
@@ -112,7 +145,7 @@ def solve_registration(
             )
         displaced[:] = False
     translation = np.where(displaced[:, None] & use[:, None], coarse.offset, 0.0)
-    prior = 1.0 / np.where(displaced, LOST_SIGMA, WCS_SIGMA) ** 2
+    prior = 1.0 / np.where(displaced, LOST_SIGMA, np.where(fixed, HELD_SIGMA, WCS_SIGMA)) ** 2
     for attempt in range(4):
         translation, residual, count = refine_shifts(
             stars,
@@ -125,7 +158,7 @@ def solve_registration(
             tolerance=tolerance,
             min_matches=min_matches,
         )
-        bad = use & (count >= min_matches) & (residual > max_residual)
+        bad = use & ~fixed & (count >= min_matches) & (residual > max_residual)
         if not bad.any() or attempt == 3:
             break
         # The worst first: a bad frame spoils the residuals of its neighbours.
@@ -144,17 +177,38 @@ def solve_registration(
             f"(at least {min_matches})"
         )
     if refine == "shift":
-        moved = use & np.isfinite(layout.scale)
+        moved = use & ~fixed & np.isfinite(layout.scale)
         shift[moved] = -np.linalg.solve(layout.jacobian[moved], translation[moved][..., None])[..., 0]
+    use = use | (everyone & settled)
     shift[~use] = 0.0
+    if earlier is not None:
+        residual[held], count[held] = earlier.residual[earlier.row[held]], earlier.matches[earlier.row[held]]
     return Registration(use, tuple(r[:200] for r in reason), shift, residual, count, islands(layout, use))
+
+
+def _beside(layout: Layout, fixed: Bools, new: Bools) -> Bools:
+    """Frames whose place is known that overlap some whose place is not."""
+    found = np.zeros(len(fixed), np.bool_)
+    for i in np.nonzero(new & np.isfinite(layout.radius))[0].tolist():
+        found[layout.overlapping(i, fixed & ~found)] = True
+    return found
 
 
 @one_blas_thread
 def _task(
-    stars: Floats, summary: Floats, table: dict[str, NDArray[Any]], canvas: Canvas, options: dict[str, Any]
+    stars: Floats,
+    summary: Floats,
+    table: dict[str, NDArray[Any]],
+    canvas: Canvas,
+    options: dict[str, Any],
+    before: list[NDArray[Any]],
 ) -> Any:
     session = xr.Dataset({name: ("frame", values) for name, values in table.items()})
+    basis = bases(*(table[k] for k in ("frame", "wcs", "height", "width")), canvas.inside, np.asarray(summary))
+    earlier = None
+    if before:
+        known, *found = (np.asarray(a) for a in before)
+        earlier = Earlier(rows_before(basis, known), *found)
     result = solve_registration(
         session,
         np.asarray(stars),
@@ -162,9 +216,12 @@ def _task(
         canvas.grid,
         in_canvas=canvas.inside,
         canvas_reason=canvas.reason,
+        earlier=earlier,
         **options,
     )
     return {
+        BASIS: basis,
+        "kept": np.zeros(len(basis), dtype=bool) if earlier is None else earlier.row >= 0,
         "use": result.use,
         "reason": np.array(result.reason, dtype="<U200"),
         "shift": result.shift,
@@ -194,7 +251,9 @@ def register_cost(session: xr.Dataset, measurement: xr.Dataset, **parameters: An
 def register(
     session: xr.Dataset,
     measurement: xr.Dataset,
+    earlier: xr.Dataset | None = None,
     *,
+    solution: str = NEW,
     canvas: str = AUTO,
     growth: Annotated[int, Param(unit="px", low=0, high=1e6)] = 0,
     target: str | None = None,
@@ -220,6 +279,12 @@ def register(
         Table over `frame` from `ingest`.
     measurement
         From `measure`, of the same frames.
+    earlier
+        A registration whose frames stay as they are; `solution` says which.
+    solution
+        new: every frame is placed anew. keep (or auto): frames of the project's last run stay exactly where they
+        were, new ones are placed among them, and the canvas is kept. Else the folder of a project, whose frames
+        and canvas are held.
     canvas
         auto: chosen from the frames. keep: that of the project's last run, which grows by whole tiles where frames
         reach beyond it, so no pixel moves; what else is asked of a canvas counts in the first run only. Else
@@ -264,7 +329,8 @@ def register(
     -------
     xarray.Dataset
         Over `frame`: `use`, `reason`, `shift` (frame, axis: x, y; frame pixels), `residual`, `matches`, `island`
-        lazy, one task for all; `in_canvas`, `canvas_reason` known now. The grid is in the attributes.
+        lazy, one task for all, with `kept` (as it was before) and `basis` (what a frame's place rests on);
+        `in_canvas`, `canvas_reason` known now. The grid is in the attributes.
 
     Raises
     ------
@@ -295,10 +361,13 @@ def register(
         "max_residual": max_residual,
         "min_matches": min_matches,
     }
-    table = {name: session[name].values for name in ("wcs", "height", "width")}
+    table = {name: session[name].values for name in ("frame", "wcs", "height", "width")}
+    before = [] if earlier is None else [da.asarray(earlier[n].data) for n in (BASIS, *FOUND)]
     stars, summary = (da.asarray(measurement[name].data) for name in ("stars", "summary"))
-    token = tokenize("register", stars, summary, table, chosen.grid, chosen.reason, options)
-    solved = delayed(_task, pure=True)(stars, summary, table, chosen, options, dask_key_name=f"register-{token}")
+    token = tokenize("register", stars, summary, table, chosen.grid, chosen.reason, options, before)
+    solved = delayed(_task, pure=True)(
+        stars, summary, table, chosen, options, before, dask_key_name=f"register-{token}"
+    )
     n = session.sizes["frame"]
     kinds: dict[str, tuple[Any, tuple[int, ...], tuple[str, ...]]] = {
         "use": (np.bool_, (n,), ("frame",)),
@@ -307,6 +376,8 @@ def register(
         "residual": (np.float64, (n,), ("frame",)),
         "matches": (np.int64, (n,), ("frame",)),
         "island": (np.int64, (n,), ("frame",)),
+        "kept": (np.bool_, (n,), ("frame",)),
+        BASIS: ("<U16", (n,), ("frame",)),
     }
     variables: dict[str, Any] = {}
     for name, (dtype, shape, dims) in kinds.items():
