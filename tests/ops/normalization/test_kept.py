@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +15,17 @@ import xarray as xr
 
 from skyloom.ops.errors import ConfigError
 from skyloom.ops.normalization.kept import FRAME, _robust_mean
-from tests.ops.normalization.scenes import Scene, draw_scene, run
 
-NOISE = 14.0
+_path = Path(__file__).with_name("scenes.py")
+_spec = importlib.util.spec_from_file_location("kept_scenes", _path)
+assert _spec is not None
+assert _spec.loader is not None
+_module = importlib.util.module_from_spec(_spec)
+sys.modules["kept_scenes"] = _module
+_spec.loader.exec_module(_module)
+draw_scene: Callable[..., Any] = _module.draw_scene
+run: Callable[..., xr.Dataset] = _module.run
+Scene = Any
 
 
 def part(scene: Scene, frames: list[int]) -> Scene:
