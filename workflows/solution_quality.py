@@ -10,7 +10,7 @@ import xarray as xr
 from skyloom.ops.held import decides
 from skyloom.workflows.store import Store
 
-_OPS = {"register": "placed", "normalize": "solved"}
+_OPS = {"locate": "placed", "register": "placed", "normalize": "solved"}
 
 
 def solution_lines(store: Store) -> list[str]:

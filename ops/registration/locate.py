@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import dask.array as da
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from skyloom.ops.arrays import LOCATION
 from skyloom.ops.errors import NotYetKnown
-from skyloom.ops.grid import POINTED, RELATIVE
+from skyloom.ops.grid import POINTED, RELATIVE, parse_wcs
+from skyloom.ops.held import BASIS, NEW, bases, rows_before
 from skyloom.ops.registration.anchor import Hint, anchor, first_place, header_error, hints_of, named, place_wcs
 from skyloom.ops.registration.bundle import KNOWN, Bundle, Scale, Sightings, join_edges, solve_bundle
 from skyloom.ops.registration.bundle_step import DEGREES
@@ -84,6 +86,7 @@ def solve_locations(
     min_matches: int = LEAST_MATCHES,
     distortion: bool = True,
     solve: Solver = "auto",
+    held: Mapping[int, str] = MappingProxyType({}),
 ) -> Location:
     """Find out where every frame looks; the eager core of `locate`.
 
@@ -99,11 +102,13 @@ def solve_locations(
         (frame, 2) background and noise of a measurement, for the reasons of frames without stars.
     trust, tolerance, min_matches, distortion, solve
         As in `locate`.
+    held
+        Frame → WCS of frames that stay where they are: islands are brought onto them.
     """
     count = session.sizes["frame"]
     names = [str(n) for n in session["name"].values]
     shapes = [(int(h), int(w)) for h, w in zip(session["height"].values, session["width"].values, strict=True)]
-    hints = hints_of(session)
+    hints = [replace(h, wcs=held[f]) if f in held else h for f, h in enumerate(hints_of(session))]
     lists, sigma = _star_lists(stars, status)
     camera = _cameras(session)
     edges, lists, sigma = moving_edges(lists, sigma, camera, min_matches)
@@ -150,10 +155,13 @@ def solve_locations(
             return lay(frames, [known.get(f, hint) for f, hint in enumerate(hints)])
 
         own = {f: hints[f] for f in frames}
+        there = [f for f in frames if f in held]
+        if there:
+            own = {f: hints[f] if f in held else replace(hints[f], wcs="") for f in frames}
         places, bundle, sightings = first if number == 0 and first is not None else lay(frames, hints)
         places, agree = anchor(places, own, half)
         found, why = None, ""
-        if agree == 0 or trust == "never" or solve not in ("auto", "never"):
+        if not there and (agree == 0 or trust == "never" or solve not in ("auto", "never")):
             year = year_of([dates[f] for f in frames])
             found, why = anchor_island(
                 (places, bundle, sightings), again, own, lists, camera, half, dict(enumerate(shapes)), year, solve
@@ -174,8 +182,8 @@ def solve_locations(
         solved += frames
         ties.append(bundle.tie)
         _say_residuals(out, frames, bundle, sightings)
-        name = ""
-        if agree == 0 and found is None:
+        name = str(parse_wcs(held[there[0]]).wcs.name) if there else ""
+        if not there and agree == 0 and found is None:
             name = POINTED if anchored else RELATIVE
             nominal = any(np.isfinite(hints[f].scale) for f in frames)
             out.notes.append(
@@ -196,6 +204,8 @@ def solve_locations(
                 f"{len(frames)} frames ({names[frames[0]]}, …) share no stars with the largest group: they lie "
                 "where their headers say"
             )
+    for f, text in held.items():
+        out.wcs[f], out.reason[f] = text, ""
     _without_stars(out, hints, lists, status, light, trust, min_matches)
     if ties and ties[0] is not None:
         out = replace(out, loops=ties[0].loops, closure=ties[0].closure)
@@ -333,14 +343,33 @@ def _perhaps(frame: int, light: Floats | None, usual: Floats | None) -> str:
 
 @one_blas_thread
 def _task(
-    stars: Floats, summary: Floats, table: dict[str, NDArray[Any]], options: dict[str, Any]
+    stars: Floats,
+    summary: Floats,
+    table: dict[str, NDArray[Any]],
+    options: dict[str, Any],
+    before: list[NDArray[Any]],
 ) -> dict[str, NDArray[Any]]:
     session = xr.Dataset({name: ("frame", values) for name, values in table.items()})
     numbers = np.asarray(summary)
+    basis = bases(*(table[k] for k in ("frame", "wcs", "height", "width")), numbers)
+    kept, rows = np.zeros(len(basis), dtype=bool), np.full(len(basis), -1, dtype=np.int64)
+    held: dict[int, str] = {}
+    if before:
+        rows = rows_before(basis, before[0])
+        texts = np.asarray(before[1]).astype(str)
+        held = {f: str(texts[r]) for f, r in enumerate(rows.tolist()) if r >= 0 and texts[r]}
+        kept[list(held)] = True
     try:
-        found = solve_locations(session, np.asarray(stars), numbers[:, -1], light=numbers[:, :2], **options)
+        found = solve_locations(
+            session, np.asarray(stars), numbers[:, -1], light=numbers[:, :2], held=held, **options
+        )
     finally:
         forget_sky()
+    if before:
+        for name, values in zip(FOUND, before[2:], strict=True):
+            mine: Any = getattr(found, name)
+            for f in held:
+                mine[f] = np.asarray(values)[rows[f]].item()
     return {
         "wcs": np.array(found.wcs, dtype=f"<U{WCS_WIDTH}"),
         "reason": np.array([r[:200] for r in found.reason], dtype="<U200"),
@@ -350,12 +379,16 @@ def _task(
         "residual": found.residual,
         "matches": found.matches,
         "tie": found.tie,
+        "kept": kept,
+        BASIS: basis,
         "loops": np.array(found.loops, np.int64),
         "closure": np.array(found.closure),
         "notes": np.array("; ".join(found.notes)[:1000], dtype="<U1000"),
     }
 
 
+FOUND = ("origin", "off", "residual", "matches", "tie")
+"""What else stays as it was for frames that are held."""
 WCS_WIDTH = 6000
 """Longest text of a WCS."""
 
@@ -382,7 +415,9 @@ def locate_cost(session: xr.Dataset, measurement: xr.Dataset, **parameters: Any)
 def locate(
     session: xr.Dataset,
     measurement: xr.Dataset,
+    earlier: xr.Dataset | None = None,
     *,
+    solution: str = NEW,
     trust: Trust = "verified",
     tolerance: Annotated[float, Param(unit="px", low=0.1, high=100)] = 3.0,
     min_matches: Annotated[int, Param(low=4, high=1000)] = LEAST_MATCHES,
@@ -397,6 +432,11 @@ def locate(
         Table over `frame` from `ingest`, `calibrate` or `debayer`.
     measurement
         From `measure`, of the same frames.
+    earlier
+        A location whose frames stay where they are; `solution` says which.
+    solution
+        new: all frames are placed together. keep (or auto): frames that the project's last run placed stay exactly
+        there, and the others are brought onto them. Else the folder of a project whose frames are held.
     trust
         verified: a header's WCS is kept where it agrees with the stars; never: all are solved for.
     tolerance
@@ -416,10 +456,11 @@ def locate(
     xarray.Dataset
         Over `frame`, lazy, one task for all: `wcs`, `reason`, `origin` (header or stars), `off` (px, of the
         header), `island`, `residual` (px), `matches`, `tie` (px, error of a place in the mosaic that is
-        from stars); `loops`, `closure` (px, rms of what overlaps leave open), `notes` ().
+        from stars), `kept` (as it was before), `basis` (what a frame's place rests on); `loops`, `closure` (px,
+        rms of what overlaps leave open), `notes` ().
     """
     names = ("wcs", "height", "width", "name", "camera", "telescope", "binning", "focal_length", "pixel_size")
-    table = {n: session[n].values for n in (*names, "ra", "dec", "rotation", "date") if n in session}
+    table = {n: session[n].values for n in ("frame", *names, "ra", "dec", "rotation", "date") if n in session}
     options: dict[str, Any] = {
         "trust": trust,
         "tolerance": tolerance,
@@ -428,8 +469,9 @@ def locate(
     }
     options["solve"] = solve
     stars, summary = (da.asarray(measurement[name].data) for name in ("stars", "summary"))
-    token = tokenize("locate", stars, summary, table, options)
-    solved = delayed(_task, pure=True)(stars, summary, table, options, dask_key_name=f"locate-{token}")
+    before = [] if earlier is None else [da.asarray(earlier[n].data) for n in (BASIS, "wcs", *FOUND)]
+    token = tokenize("locate", stars, summary, table, options, before)
+    solved = delayed(_task, pure=True)(stars, summary, table, options, before, dask_key_name=f"locate-{token}")
     n = session.sizes["frame"]
     kinds: dict[str, tuple[Any, tuple[int, ...], tuple[str, ...]]] = {
         "wcs": (f"<U{WCS_WIDTH}", (n,), ("frame",)),
@@ -440,6 +482,8 @@ def locate(
         "residual": (np.float64, (n,), ("frame",)),
         "matches": (np.int64, (n,), ("frame",)),
         "tie": (np.float64, (n,), ("frame",)),
+        "kept": (np.bool_, (n,), ("frame",)),
+        BASIS: ("<U16", (n,), ("frame",)),
         "loops": (np.int64, (), ()),
         "closure": (np.float64, (), ()),
         "notes": ("<U1000", (), ()),

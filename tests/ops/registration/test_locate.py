@@ -208,3 +208,29 @@ def test_a_wide_mosaic_without_a_scale_says_how_it_was_found_and_how_well_it_is_
     told = solve_locations(session, stars, status, solve="never")
     assert "its scale by the focal length and how panels fit on a sphere: 2 arcsec/px ± 2 %" in told.notes[0]
     assert "its scale is not known either, taken as 1 arcsec/px" in near.notes[0]
+
+
+def test_places_of_the_last_run_stay_and_new_frames_come_onto_them(panels: Callable[..., Any]) -> None:
+    sky = panels(rows=2, columns=2, depth=3, overlap=0.15, density=100.0)
+    session, stars, status = tables(sky)
+    n = session.sizes["frame"]
+    old = [f for f in range(n) if f % 3 < 2]
+    measured = measurement(stars, status)
+    first = locate(session.isel(frame=old), measured.isel(frame=old)).compute(scheduler="synchronous")
+    both = locate(session, measured, earlier=first, solution="keep of it").compute(scheduler="synchronous")
+    assert both["kept"].values.tolist() == [f % 3 < 2 for f in range(n)]
+    for name in ("wcs", "origin", "residual", "matches", "tie"):
+        np.testing.assert_array_equal(both[name].values[old], first[name].values)
+    texts = both["wcs"].values.tolist()
+    assert all(texts)
+    assert {parse_wcs(t).wcs.name for t in texts} == {parse_wcs(str(first["wcs"].values[0])).wcs.name}
+
+    def at(frame: int, pixels: np.ndarray) -> np.ndarray:
+        ra, dec = pixel_to_sky(parse_wcs(texts[frame]), *pixels.T)
+        return np.array([unit_vector(a, d) for a, d in zip(ra, dec, strict=True)])
+
+    assert sky.error(at).max() < 1.0
+    # One frame less, of another run's middle: nobody moves.
+    rest = [f for f in range(n) if f != 4]
+    third = locate(session.isel(frame=rest), measured.isel(frame=rest), earlier=both, solution="keep of it")
+    np.testing.assert_array_equal(third["wcs"].compute(scheduler="synchronous").values, both["wcs"].values[rest])

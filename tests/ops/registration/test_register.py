@@ -343,3 +343,55 @@ def test_real_frames_agree_with_their_wcs(shared_data: Callable[[str], Path], na
     assert (result["island"] == 0).all()
     assert float(result["residual"].max()) < 0.3
     assert np.abs(shifts(result)).max() < 0.4
+
+
+def parts(sky: Sky, frames: list[int], **parameters: Any) -> xr.Dataset:
+    session, measurement = (d.isel(frame=frames) for d in sky.tables())
+    return register(session, measurement, **parameters).compute(scheduler="synchronous")
+
+
+def test_frames_of_the_last_run_stay_and_new_ones_are_placed_among_them() -> None:
+    rng = np.random.default_rng(5)
+    planted = rng.normal(0, 0.8, (12, 2))
+    planted[3] = 14.0, 5.0
+    sky = mosaic(Sky(), {k: tuple(e) for k, e in enumerate(planted)})
+    first = parts(sky, [0, 2, 4, 6, 8, 10])
+    assert not first["kept"].any()
+    both = sky.register(earlier=first, solution="keep of it")
+    assert both["kept"].values.tolist() == [True, False] * 6
+    for name in ("shift", "residual", "matches"):
+        assert both[name].values[::2].tobytes() == first[name].values.tobytes()
+    assert both["use"].all()
+    # The gauge is that of the frames that stay.
+    gauge = (shifts(both) - planted)[::2].mean(axis=0)
+    assert np.abs(shifts(both) - planted - gauge).max() < 0.08
+    fewer = parts(sky, [1, 2, 3, 4], earlier=both, solution="keep of it")
+    assert fewer["shift"].values.tobytes() == both["shift"].values[1:5].tobytes()
+
+
+def test_new_frames_that_contradict_what_stays_do_not_push_it_out() -> None:
+    """Two frames that stay against four that share their panel and an error of 60 px."""
+    sky = Sky(density=4e-4)
+    sky.add(50, 20)
+    sky.add(50.05, 20)
+    for _ in range(4):
+        sky.add(50, 20.01, error=(60.0, 0.0))
+    first = parts(sky, [0, 1])
+    alone = sky.register()
+    assert alone["use"].values.tolist() == [False] * 2 + [True] * 4
+    kept = sky.register(earlier=first, solution="keep of it")
+    assert kept["use"].values.tolist() == [True] * 2 + [False] * 4
+    assert "the WCS in the header is wrong" in str(kept["reason"].values[2])
+    assert kept["shift"].values[:2].tobytes() == first["shift"].values.tobytes()
+
+
+def test_a_frame_whose_file_or_header_is_another_is_placed_anew() -> None:
+    sky = mosaic(Sky())
+    first = sky.register()
+    session, measurement = sky.tables()
+    texts = session["wcs"].values.copy()
+    texts[2] = wcs_header(make_wcs(50.0 + 1e-4, 19.9))
+    moved = session.assign(wcs=("frame", texts))
+    again = register(moved, measurement, earlier=first, solution="keep of it").compute(scheduler="synchronous")
+    assert np.flatnonzero(~again["kept"].values).tolist() == [2]
+    assert float(np.hypot(*again["shift"].values[2])) > 0.1
