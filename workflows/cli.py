@@ -117,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
 
     status = add("status", _status, "show how far a project is")
     status.add_argument("project", metavar="PROJECT")
+    status.add_argument("files", nargs="*", metavar="FILES", help="say what would be done with these, and why")
     status.add_argument("--json", action="store_true", help="as JSON")
 
     pixel = add(
@@ -411,14 +412,16 @@ def _link(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     from skyloom.workflows import tables
     from skyloom.workflows.quality import quality
-    from skyloom.workflows.status import open_project, project_status
+    from skyloom.workflows.status import open_project, project_status, still_to_do
 
     rows, left_out = project_status(Path(options.project))
     lines = quality(open_project(Path(options.project)))
+    to_do = still_to_do(Path(options.project), options.files) if options.files else []
     if options.json:
-        print(json.dumps({"nodes": rows, "left_out": left_out, "quality": lines}, indent=2))
+        told = {"nodes": rows, "left_out": left_out, "quality": lines, "to_do": to_do}
+        print(json.dumps(told, indent=2))
     else:
-        _print(*tables.status_tables(rows, left_out, lines))
+        _print(*tables.status_tables(rows, left_out, [*lines, *to_do]))
     return 0
 
 

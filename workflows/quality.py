@@ -52,7 +52,7 @@ def quality_lines(results: Mapping[str, xr.Dataset]) -> list[str]:
             if "name" in session and "band" in session and np.array_equal(session["frame"].values, frames):
                 lines.extend(_normalization(session, results["normalize"]))
                 break
-    return lines + solution_lines(store) + background_lines(results) + colour_lines(results)
+    return lines + solution_lines(results) + background_lines(results) + colour_lines(results)
 
 
 def link_problems(links: xr.Dataset) -> list[str]:

@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from skyloom.ops.held import decides
-from skyloom.workflows.store import Store
 
 _OPS = {"locate": "placed", "register": "placed", "normalize": "solved"}
 
 
-def solution_lines(store: Store) -> list[str]:
-    """How many frames stayed as they were, and how well new ones fit; nothing where all was solved together."""
+def solution_lines(results: Mapping[str, xr.Dataset]) -> list[str]:
+    """How many frames stayed as they were, and how well new ones fit; nothing where all was solved together.
+
+    Parameters
+    ----------
+    results
+        Op → its result.
+    """
     lines = []
-    for node in store.nodes():
-        op, key = store.op(node), store.newest(node)
-        meta = store.meta(node, key) if key else None
-        if op not in _OPS or meta is None or " " not in str(meta["parameters"].get("solution", "")):
+    for op, solved in _OPS.items():
+        made = json.loads(results[op].attrs.get("provenance", "[]")) if op in results else []
+        if not made or " " not in str(made[-1]["parameters"].get("solution", "")):
             continue
-        result = store.open(node, key)
-        kept = result["kept"].values.astype(bool)
+        node, kept = made[-1]["node"], results[op]["kept"].values.astype(bool)
         if not kept.any():
-            lines.append(f"{node}: no frame is as it was before: all {kept.size} were {_OPS[op]} anew")
+            lines.append(f"{node}: no frame is as it was before: all {kept.size} were {solved} anew")
             continue
-        lines.append(f"{node}: {kept.sum()} frames as they were before, {(~kept).sum()} {_OPS[op]} now")
+        lines.append(f"{node}: {kept.sum()} frames as they were before, {(~kept).sum()} {solved} now")
         if op == "normalize":
-            lines.extend(_departures(node, result, meta["parameters"]))
+            lines.extend(_departures(node, results[op], made[-1]["parameters"]))
     return lines
 
 
-def _departures(node: str, result: xr.Dataset, parameters: dict[str, Any]) -> list[str]:
+def _departures(node: str, result: xr.Dataset, parameters: Mapping[str, Any]) -> list[str]:
     limit, lines = float(parameters["solution_tolerance"]), []
     for band in result["band"].values.tolist():
         change = float(result["solution_change"].sel(band=band).values)

@@ -1,14 +1,17 @@
-"""How far a project is, read from its store alone."""
+"""How far a project is, read from its store; and what it would do with some files."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from skyloom.ops.errors import DataError
+from skyloom.ops.registry import FILES
 from skyloom.workflows.evaluate import is_session
-from skyloom.workflows.plan import left_out
+from skyloom.workflows.graph import Workflow
+from skyloom.workflows.plan import left_out, make_plan
 from skyloom.workflows.store import Store
 
 
@@ -68,6 +71,53 @@ def project_status(project: Path) -> tuple[list[dict[str, Any]], list[tuple[str,
             )
     rows.sort(key=lambda r: r["started"])
     return rows, _left_out(store)
+
+
+def still_to_do(project: Path, files: Sequence[str | Path]) -> list[str]:
+    """What the last workflow of a project would do now, with these files, and why.
+
+    Parameters
+    ----------
+    project
+        Its folder.
+    files
+        Frames or folders.
+
+    Returns
+    -------
+    list of str
+        A line a node that is not as before, and one on the frames that are new or gone.
+
+    Raises
+    ------
+    DataError
+        If the folder is no project, or has not begun to run.
+    """
+    store = open_project(project)
+    path = store.project / "workflow.yaml"
+    if not path.exists():
+        raise DataError(f"{project} has not run yet: it has no {path.name}")
+    workflow = Workflow.load(path)
+    plan = make_plan(workflow, files, project=project)
+    told = {note.partition(":")[0] for note in plan.notes}
+    lines = []
+    for node in plan.nodes:
+        op = workflow[node.name].op
+        if (
+            node.stored
+            or not node.units
+            or op.table
+            or op.sink
+            or FILES in workflow[node.name].inputs.values()
+            or node.name in told
+        ):
+            continue
+        total = node.units + node.done + node.reused
+        lines.append(f"{node.name}: to be made" + (f", {node.units} of {total}" if total > 1 else ""))
+    lines += plan.notes
+    if plan.later:
+        lines.append(f"{', '.join(plan.later)}: known when {plan.nodes[-1].name} has run")
+    return lines or ["nothing is to be done: all is as these files say"]
 
 
 def _left_out(store: Store) -> list[tuple[str, str]]:

@@ -74,10 +74,10 @@ def same_pixels(one: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """2 × 2 panels × 2 nights × 2 frames of 320²."""
+    """2 × 2 panels × 2 nights × 2 frames of 256²."""
     folder = tmp_path_factory.mktemp("session")
     simulate_from_options(
-        folder, panels="2x2", frames=4, size=320, overlap=0.3, bands=["L"], nights=2, seed=4, raw=False
+        folder, panels="2x2", frames=4, size=256, overlap=0.35, bands=["L"], nights=2, seed=4, raw=False
     )
     return folder
 
@@ -242,18 +242,23 @@ def test_on_the_command_line(
     first, second = nights
     project = tmp_path / "p"
     run(first, project, "new")
-    more = [
-        "--set",
-        "register.tile=128",
-        "--set",
-        "integrate.tile=128",
-        "--until",
-        "integrate",
-        "--solution",
-        "keep",
-    ]
+    tiles = ["--set", "register.tile=128", "--set", "integrate.tile=128"]
+    more = [*tiles, "--until", "integrate", "--solution", "keep"]
     files = [str(f) for f in [*first, *second]]
+    assert main(["status", str(project), *map(str, first)]) == 0
+    assert "nothing is to be done" in capsys.readouterr().out
     assert main(["plan", "mosaic", *files, "-o", str(project), *more]) == 0
     assert "are to be made" in " ".join(capsys.readouterr().out.split())
+    assert main(["run", "mosaic", *files, "-o", str(project), "--quiet", *more, "--until", "normalize"]) == 0
+    capsys.readouterr()
+    assert main(["status", str(project), *map(str, first[1:])]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "8 frames as they were before, 2 solved now normalize: L: new frames differ from the sky kept by" in said
+    )
+    assert "measure: to be made" not in said
+    assert "normalize: to be made" in said
+    assert f"{first[0].name} is gone; " not in said
+    assert f"{first[0].name}, {second[0].name}, {second[1].name} are gone" in said
     assert main(["plan", "calibrate", *files, "--solution", "keep"]) == 2
     assert "no node of 'calibrate' has a solution to keep" in capsys.readouterr().err
