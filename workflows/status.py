@@ -11,7 +11,8 @@ from skyloom.ops.errors import DataError
 from skyloom.ops.registry import FILES
 from skyloom.workflows.evaluate import is_session
 from skyloom.workflows.graph import Workflow
-from skyloom.workflows.plan import left_out, make_plan
+from skyloom.workflows.kept_solution import changes
+from skyloom.workflows.plan import left_out, make_plan, session_of
 from skyloom.workflows.store import Store
 
 
@@ -99,6 +100,7 @@ def still_to_do(project: Path, files: Sequence[str | Path]) -> list[str]:
         raise DataError(f"{project} has not run yet: it has no {path.name}")
     workflow = Workflow.load(path)
     plan = make_plan(workflow, files, project=project)
+    session = session_of(plan.steps)
     told = {note.partition(":")[0] for note in plan.notes}
     lines = []
     for node in plan.nodes:
@@ -113,7 +115,8 @@ def still_to_do(project: Path, files: Sequence[str | Path]) -> list[str]:
         ):
             continue
         total = node.units + node.done + node.reused
-        lines.append(f"{node.name}: to be made" + (f", {node.units} of {total}" if total > 1 else ""))
+        why = changes(session, plan.steps[node.name].earlier, store) if session is not None else ""
+        lines.append(f"{node.name}: to be made" + (f", {node.units} of {total}" if total > 1 else "") + why)
     lines += plan.notes
     if plan.later:
         lines.append(f"{', '.join(plan.later)}: known when {plan.nodes[-1].name} has run")
