@@ -105,6 +105,7 @@ def kept_mosaic(
     clip: float,
     canvas: tuple[int, int],
     number: int,
+    wanted: Sequence[Sampled],
 ) -> Mosaic:
     """Put together what the kept frames of a band say.
 
@@ -124,19 +125,26 @@ def kept_mosaic(
         Rows and columns (pixels).
     number
         Row the mosaic counts as among the sightings.
+    wanted
+        Of all others: only what they see too is put together.
     """
+    highest = max((int(s.samples.point.max()) for s in (*sampled, *wanted) if len(s.samples)), default=-1)
+    common = np.zeros(highest + 1, dtype=bool)
+    for other in wanted:
+        common[other.samples.point] = True
     scale, offset, inflation, mean = (
         np.asarray(kept.of(n, rows), dtype=np.float64) for n in ("scale", "offset", "inflation", "mean_scale")
     )
     parts = []
     for k, one in enumerate(sampled):
         s = one.samples
+        s = s.take(common[s.point])
         a = _at(scale[k], s.u, s.v)
         y = s.value * a - _at(background(offset[k], scale[k], one.area), s.u, s.v)
         usual = inflation[k] <= DISAGREES
         w = np.where(usual & (s.variance > 0), 1.0 / (s.variance * a**2 * inflation[k]), 0.0)
         x = one.placement @ np.stack([s.u.astype(np.float64), s.v.astype(np.float64), np.ones(len(s))])
-        parts.append((s.point.astype(np.int64), y, w, x[0], x[1]))
+        parts.append((s.point, y, w, x[0].astype(np.float32), x[1].astype(np.float32)))
     point, y, w, px, py = (
         np.concatenate([np.empty(0, parts[0][i].dtype), *(p[i] for p in parts)]) for i in range(5)
     )

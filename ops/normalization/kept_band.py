@@ -107,8 +107,9 @@ def solve_kept(
         expected = np.zeros(own)
         expected[every] = expected_of(rows[every], exposure, units)
         mosaic = kept_mosaic(
-            rows[held], old, kept, sightings, expected=expected[held], clip=clip, canvas=canvas, number=number
-        )
+            rows[held], old, kept, sightings, expected=expected[held], clip=clip, canvas=canvas, number=number,
+            wanted=[by_row[r] for r in (*rows[new].tolist(), *members[own:].tolist()) if r in by_row],
+        )  # fmt: skip
         part = [*rows[new].tolist(), *members[own : own + images].tolist(), number]
         samples_of = [by_row.get(r) for r in part[:-1]] + [mosaic.sampled]
         scales = band_scales(

@@ -33,6 +33,8 @@ from skyloom.ops.registry import Cost, Param, register
 
 SAMPLE_BYTES, STAR_BYTES = 66.0, 190.0
 """Peak of the solve for a sample (its record twice while a band is joined), and of linking for a star."""
+KEPT_BYTES = 130.0
+"""The same for a sample where old frames are kept: theirs are put in order by where they lie."""
 FRAME_BYTES, BASE_BYTES = 24e3, 60e6
 """Of a frame beside these: its WCS, its map, its tasks; and of what does not depend on the frames."""
 
@@ -47,6 +49,7 @@ def normalize_cost(
     mode: str = "joint",
     anchors: list[str] | None = None,
     reference: str = "panel",
+    solution: str = NEW,
     **_: Any,
 ) -> Cost:
     """Cost of `normalize`: one unit; memory is samples, stars and the normal matrix."""
@@ -68,7 +71,8 @@ def normalize_cost(
     if given_image(mode, reference):
         images = open_images([reference], "reference")
     # Stars are let go before the samples are all there.
-    frames = n * FRAME_BYTES + max(SAMPLE_BYTES * samples, STAR_BYTES * n * measurement.sizes["star"])
+    each = SAMPLE_BYTES if solution == NEW else KEPT_BYTES
+    frames = n * FRAME_BYTES + max(each * samples, STAR_BYTES * n * measurement.sizes["star"])
     return Cost(
         work=np.array(n * 1e-2),
         read=np.array(n * cells + stars),

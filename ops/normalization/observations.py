@@ -33,6 +33,12 @@ class Samples:
     def __len__(self) -> int:
         return int(self.point.size)
 
+    def take(self, chosen: Bools) -> Samples:
+        """Some of them."""
+        return Samples(
+            self.point[chosen], self.value[chosen], self.variance[chosen], self.u[chosen], self.v[chosen]
+        )
+
 
 def no_samples() -> Samples:
     """Return what a frame without usable cells has."""
