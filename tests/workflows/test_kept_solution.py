@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
+from astropy.io import fits
 
 from skyloom.ops.errors import ConfigError, DataError
 from skyloom.ops.grid import Grid
@@ -262,3 +263,39 @@ def test_on_the_command_line(
     assert f"{first[0].name}, {second[0].name}, {second[1].name} are gone" in said
     assert main(["plan", "calibrate", *files, "--solution", "keep"]) == 2
     assert "no node of 'calibrate' has a solution to keep" in capsys.readouterr().err
+
+
+def test_panels_that_only_stars_place(tmp_path: Path) -> None:
+    """Nobody's header says where it looks: places, shifts and backgrounds of the first night stay."""
+    simulate_from_options(
+        tmp_path / "in",
+        panels="2x1",
+        frames=4,
+        size=320,
+        overlap=0.3,
+        bands=["L"],
+        nights=2,
+        seed=4,
+        raw=False,
+    )
+    frames = sorted((tmp_path / "in").glob("light_*.fits"))
+    for path in frames:
+        with fits.open(path, mode="update") as opened:
+            for name in ("CTYPE1", "CTYPE2"):
+                del opened[0].header[name]
+    first = [f for f in frames if "_n0_" in f.name]
+    project, steps = tmp_path / "p", ("locate", "register", "normalize")
+    settings: dict[str, Any] = {f"{step}.solution": "keep" for step in steps} | {"register.tile": 128}
+    stack = Workflow.load("stack").until("normalize").with_parameters(settings)
+    run_workflow(stack, first, project=project, scheduler="synchronous")
+    before = {step: result(project, step) for step in steps}
+    assert set(before["locate"]["origin"].values.tolist()) == {"stars"}
+    more = [f for f in frames if "_n0_" in f.name or "r0c0" in f.name]
+    run_workflow(stack, more, project=project, scheduler="synchronous")
+    same(result(project, "locate"), before["locate"], ("wcs", "origin", "residual"))
+    same(result(project, "register"), before["register"], REGISTERED)
+    same(result(project, "normalize"), before["normalize"], SOLVED)
+    now = result(project, "register")
+    assert now["kept"].values.sum() == len(first)
+    assert now["use"].values.all()
+    assert np.abs(now["shift"].values).max() < 0.2, "new frames were laid onto the old ones"
