@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from skyloom.ops.errors import ConfigError, DataError
-from skyloom.ops.held import AUTO, KEEP, NEW
+from skyloom.ops.held import AUTO, BASIS, KEEP, NEW
 from skyloom.ops.registration.canvas import Wishes
 from skyloom.ops.registration.given_canvas import AUTO as ANY_CANVAS
 from skyloom.ops.registration.given_canvas import KEEP as KEEP_CANVAS
@@ -69,7 +69,10 @@ def with_solution(
     found = _newest(node, source) if source is not None and source.exists else None
     if source is None or found is None:
         if given != word:
-            raise DataError(f"solution = {given}: no run of this project has come to its {node.op.name} yet")
+            raise DataError(
+                f"solution = {given}: no run of this project has come to its {node.op.name} yet "
+                f"(words are {KEEP}, {AUTO} and {NEW})"
+            )
         return with_canvas(_with(node, **{PARAMETER: NEW}), input_keys, store), None
     name, key = found
     if source is store:
@@ -154,6 +157,26 @@ def foreseen(session: xr.Dataset, earlier: xr.Dataset, lazy: xr.Dataset) -> xr.D
             out[known] = values[rows[known]]
             variables[str(name)] = (variable.dims, out)
     return xr.Dataset(variables, lazy.coords, lazy.attrs)
+
+
+def could_stay(
+    node: Node, inputs: Mapping[str, xr.Dataset | None], session: xr.Dataset, store: Store | None
+) -> str:
+    """Say what a node gives up that solves other frames than last time all anew; "" where it gives up nothing."""
+    if node.parameters.get(PARAMETER) != NEW or store is None or not store.exists or not store.newest(node.name):
+        return ""
+    earlier = store.open(node.name)
+    now, before = (set(d["frame"].values.astype(str).tolist()) for d in (session, earlier))
+    try:
+        _check(node, inputs, earlier, KEEP)
+    except ConfigError:
+        return ""
+    if now == before or not now & before or BASIS not in earlier:
+        return ""
+    return (
+        f"{node.name}: {len(now & before)} frames that were solved before are solved anew with the others; "
+        f"--solution {KEEP} would leave them, and the tiles without new frames, as they are"
+    )
 
 
 def changes(session: xr.Dataset, earlier: xr.Dataset | None, store: Store | None) -> str:

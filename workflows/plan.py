@@ -19,7 +19,7 @@ from skyloom.ops.grid import Grid
 from skyloom.ops.registry import FILES, Cost
 from skyloom.workflows.evaluate import Step, evaluate_node, is_session
 from skyloom.workflows.graph import Node, Workflow
-from skyloom.workflows.kept_solution import changes, foreseen
+from skyloom.workflows.kept_solution import changes, could_stay, foreseen
 from skyloom.workflows.machine import BASE_BYTES, available_memory, format_bytes, format_seconds
 from skyloom.workflows.reuse import Donor, reusable, unit_keys
 from skyloom.workflows.store import Layout, Store
@@ -218,6 +218,9 @@ def _notes(
     notes = list(json.loads(session.attrs.get("notes", "[]")))
     for plan in plans:
         step = steps[plan.name]
+        if step.node.op.name == "normalize" and not step.stored:
+            inputs = {n: steps[p].dataset for n, p in step.node.inputs.items()}
+            notes += [text] if (text := could_stay(step.node, inputs, session, store)) else []
         held = [s for p in step.node.inputs.values() if p != FILES and (s := steps[p]).earlier is not None]
         total = plan.units + plan.done + plan.reused
         if held and step.node.op.keys is not None and not plan.stored and total:

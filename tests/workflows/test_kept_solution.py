@@ -153,6 +153,12 @@ def test_a_night_more_a_frame_less(
         f"{second[0].name}, {second[1].name} are new"
     )
 
+    (note,) = make_plan(workflow("new"), every, project=project).notes
+    assert note.startswith(
+        "normalize: 8 frames that were solved before are solved anew with the others; --solution"
+    )
+    assert make_plan(workflow("new", "integrate", **{"normalize.degree": 1}), every, project=project).notes == ()
+
     # Killed in each of the steps, the run finds what it had begun with.
     kill(every, project, "normalize", 0)
     kill(every, project, "integrate", 3)
