@@ -60,6 +60,8 @@ class Drawn:
     waves: Floats
     """(wave, 4): amplitude, kx, ky, phase of the nebula."""
     star_flux: Floats
+    above: float = 0.0
+    """Part of the glow that lies above the clouds."""
     anchors: int = 0
 
     @property
@@ -67,10 +69,23 @@ class Drawn:
         """Frames, anchors not counted."""
         return len(self.transparency)
 
+    def clean(self, f: int) -> Floats:
+        """What a frame's superpixels would show without noise."""
+        s = self.sampled[f]
+        assert s is not None
+        u, v = s.samples.u.astype(np.float64), s.samples.v.astype(np.float64)
+        t = np.exp(evaluate(self.transparency[f], u, v))
+        return self.sky(s.samples.point) * t + evaluate(self.background[f], u, v) * dimmed(t, self.above)
+
     def sky(self, point: NDArray[np.integer]) -> Floats:
         """Nebula at superpixels."""
         y, x = np.divmod(point.astype(np.int64), self.columns)
         return nebula(self.waves, (x + 0.5) * STEP, (y + 0.5) * STEP)
+
+
+def dimmed(transparency: Floats, above: float) -> Floats:
+    """Factor of clouds on the glow: airglow is above them, the light of towns below."""
+    return 1.0 - above + above * transparency
 
 
 def nebula(waves: Floats, x: Floats, y: Floats) -> Floats:
@@ -81,7 +96,7 @@ def nebula(waves: Floats, x: Floats, y: Floats) -> Floats:
     return out
 
 
-def draw(nx: int, ny: int, visits: int, *, seed: int, stars: int = STARS) -> Drawn:
+def draw(nx: int, ny: int, visits: int, *, seed: int, stars: int = STARS, above: float = 0.0) -> Drawn:
     """Draw a mosaic of nx × ny panels."""
     rng = np.random.default_rng(seed)
     pitch = SIZE * (1 - OVERLAP)
@@ -126,7 +141,8 @@ def draw(nx: int, ny: int, visits: int, *, seed: int, stars: int = STARS) -> Dra
         x, y = (px + 0.5) * STEP, (py + 0.5) * STEP
         u, v = (x - a[0, 2]) / a[0, 0], (y - a[1, 2]) / a[1, 1]
         s = nebula(waves, x, y)
-        value = s * np.exp(evaluate(ln_t[f], u, v)) + evaluate(b[f], u, v)
+        t = np.exp(evaluate(ln_t[f], u, v))
+        value = s * t + evaluate(b[f], u, v) * dimmed(t, above)
         error = PIXEL_NOISE / STEP
         value += rng.normal(0, error, len(u))
         variance = np.full(len(u), error**2, dtype=np.float32)
@@ -150,7 +166,7 @@ def draw(nx: int, ny: int, visits: int, *, seed: int, stars: int = STARS) -> Dra
             )
         )
     sightings = Sightings(*(np.concatenate(p) for p in zip(*parts, strict=True)))  # type: ignore[arg-type]
-    return Drawn(sampled, sightings, ln_t, b, place, columns, waves, flux)
+    return Drawn(sampled, sightings, ln_t, b, place, columns, waves, flux, above)
 
 
 def with_anchor(drawn: Drawn, *, seed: int, noise: float = 1.0) -> Drawn:
@@ -203,8 +219,7 @@ def judge(drawn: Drawn, scale: Floats, offset: Floats) -> Quality:
         s = drawn.sampled[f]
         assert s is not None
         u, v = s.samples.u.astype(np.float64), s.samples.v.astype(np.float64)
-        truth = drawn.sky(s.samples.point)
-        d = truth * np.exp(evaluate(drawn.transparency[f], u, v)) + evaluate(drawn.background[f], u, v)
+        truth, d = drawn.sky(s.samples.point), drawn.clean(f)
         points.append(s.samples.point)
         wrong.append(surface.evaluate(scale[f], u, v) * (d - surface.evaluate(offset[f], u, v)) - gauge * truth)
     point, rest = np.concatenate(points), np.concatenate(wrong)
