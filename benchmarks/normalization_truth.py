@@ -1,11 +1,12 @@
 """The modes of `normalize` against a simulated sky: superpixels and star fluxes drawn directly, no pixels.
 
-    python benchmarks/normalization_truth.py [--seeds 3] [--panels 6 4] [--visits 12] [--scaling N ...]
+    python benchmarks/normalization_truth.py [--seeds 3] [--panels 6 4] [--visits 12] [--above PART]
+        [--scaling N ...]
 
 Frames of 2048 px, 15 % overlap, dithered, every other turned by 180°. The glow of the sky (1000) varies by 20 % of
 itself as a plane and 5 % as a quadratic over a frame, transparency is 0.7–1.05, a third of the frames have thin
-clouds across them (planes and quadratics of ln T, rms 4 %), a nebula fills most of the field. A sample is a
-superpixel of 64 px, pixel noise 14. Units are those of the frames.
+clouds across them (planes and quadratics of ln T, rms 4 %); PART (0) of the glow lies above them. A nebula fills
+most of the field. A sample is a superpixel of 64 px, pixel noise 14. Units are those of the frames.
 
 seam       rms of frame − mosaic of what is wrong (no noise in it)
 bias, scatter   of star fluxes in the mosaic (mean of frames), over the true flux in the mosaic's own convention
@@ -324,14 +325,14 @@ def untouched(drawn: Drawn) -> tuple[Floats, Floats]:
     return np.ones((drawn.frames, nodes, nodes)), np.zeros((drawn.frames, nodes, nodes))
 
 
-def compare(panels: tuple[int, int], visits: int, seeds: int) -> None:
+def compare(panels: tuple[int, int], visits: int, seeds: int, above: float) -> None:
     """Print a table a seed."""
     print(
         f"{'mode':24}{'seam':>8}{'bias %':>8}{'scatter %':>10}{'constant':>10}{'quadratic':>10}"
         f"{'nebula %':>9}{'s':>7}"
     )
     for seed in range(seeds):
-        drawn = draw(*panels, visits, seed=seed)
+        drawn = draw(*panels, visits, seed=seed, above=above)
         anchored = with_anchor(drawn, seed=seed)
         print(f"seed {seed}: {drawn.frames} frames, {sum(len(s.samples) for s in drawn.sampled if s)} samples")
         for name, mode in MODES.items():
@@ -352,7 +353,7 @@ def _joint(degree: int | None) -> Callable[[Drawn], tuple[Floats, Floats, str]]:
         s = solved.surfaces
         waves = float(np.sqrt(np.sum(s.modes.sigma[1:] ** 2)))
         note = (
-            f"degree {s.order}, residual {np.nanmedian(s.residual_before):.1f} → "
+            f"degree {s.order}, {s.below:.2f} below clouds, residual {np.nanmedian(s.residual_before):.1f} → "
             f"{np.nanmedian(s.residual_after):.2f} (held out {np.nanmedian(s.residual_held):.2f}), "
             f"long waves ± {waves:.1f}"
         )
@@ -413,11 +414,12 @@ def main() -> None:
     parser.add_argument("--visits", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scaling", type=int, nargs="*", help="numbers of frames: time and memory instead")
+    parser.add_argument("--above", type=float, default=0.0, help="part of the glow above the clouds, 0…1")
     options = parser.parse_args()
     if options.scaling:
         scaling(options.scaling)
     else:
-        compare(tuple(options.panels), options.visits, options.seeds)
+        compare(tuple(options.panels), options.visits, options.seeds, options.above)
 
 
 if __name__ == "__main__":
