@@ -1,11 +1,12 @@
 """The modes of `normalize` against a simulated sky: superpixels and star fluxes drawn directly, no pixels.
 
-    python benchmarks/normalization_truth.py [--seeds 3] [--panels 6 4] [--visits 12] [--scaling N ...]
+    python benchmarks/normalization_truth.py [--seeds 3] [--panels 6 4] [--visits 12] [--above PART]
+        [--scaling N ...]
 
 Frames of 2048 px, 15 % overlap, dithered, every other turned by 180°. The glow of the sky (1000) varies by 20 % of
 itself as a plane and 5 % as a quadratic over a frame, transparency is 0.7–1.05, a third of the frames have thin
-clouds across them (planes and quadratics of ln T, rms 4 %), a nebula fills most of the field. A sample is a
-superpixel of 64 px, pixel noise 14. Units are those of the frames.
+clouds across them (planes and quadratics of ln T, rms 4 %); PART (0) of the glow lies above them. A nebula fills
+most of the field. A sample is a superpixel of 64 px, pixel noise 14. Units are those of the frames.
 
 seam       rms of frame − mosaic of what is wrong (no noise in it)
 bias, scatter   of star fluxes in the mosaic (mean of frames), over the true flux in the mosaic's own convention
@@ -60,6 +61,8 @@ class Drawn:
     waves: Floats
     """(wave, 4): amplitude, kx, ky, phase of the nebula."""
     star_flux: Floats
+    above: float = 0.0
+    """Part of the glow that lies above the clouds."""
     anchors: int = 0
 
     @property
@@ -67,10 +70,23 @@ class Drawn:
         """Frames, anchors not counted."""
         return len(self.transparency)
 
+    def clean(self, f: int) -> Floats:
+        """What a frame's superpixels would show without noise."""
+        s = self.sampled[f]
+        assert s is not None
+        u, v = s.samples.u.astype(np.float64), s.samples.v.astype(np.float64)
+        t = np.exp(evaluate(self.transparency[f], u, v))
+        return self.sky(s.samples.point) * t + evaluate(self.background[f], u, v) * dimmed(t, self.above)
+
     def sky(self, point: NDArray[np.integer]) -> Floats:
         """Nebula at superpixels."""
         y, x = np.divmod(point.astype(np.int64), self.columns)
         return nebula(self.waves, (x + 0.5) * STEP, (y + 0.5) * STEP)
+
+
+def dimmed(transparency: Floats, above: float) -> Floats:
+    """Factor of clouds on the glow: airglow is above them, the light of towns below."""
+    return 1.0 - above + above * transparency
 
 
 def nebula(waves: Floats, x: Floats, y: Floats) -> Floats:
@@ -81,7 +97,7 @@ def nebula(waves: Floats, x: Floats, y: Floats) -> Floats:
     return out
 
 
-def draw(nx: int, ny: int, visits: int, *, seed: int, stars: int = STARS) -> Drawn:
+def draw(nx: int, ny: int, visits: int, *, seed: int, stars: int = STARS, above: float = 0.0) -> Drawn:
     """Draw a mosaic of nx × ny panels."""
     rng = np.random.default_rng(seed)
     pitch = SIZE * (1 - OVERLAP)
@@ -126,7 +142,8 @@ def draw(nx: int, ny: int, visits: int, *, seed: int, stars: int = STARS) -> Dra
         x, y = (px + 0.5) * STEP, (py + 0.5) * STEP
         u, v = (x - a[0, 2]) / a[0, 0], (y - a[1, 2]) / a[1, 1]
         s = nebula(waves, x, y)
-        value = s * np.exp(evaluate(ln_t[f], u, v)) + evaluate(b[f], u, v)
+        t = np.exp(evaluate(ln_t[f], u, v))
+        value = s * t + evaluate(b[f], u, v) * dimmed(t, above)
         error = PIXEL_NOISE / STEP
         value += rng.normal(0, error, len(u))
         variance = np.full(len(u), error**2, dtype=np.float32)
@@ -150,7 +167,7 @@ def draw(nx: int, ny: int, visits: int, *, seed: int, stars: int = STARS) -> Dra
             )
         )
     sightings = Sightings(*(np.concatenate(p) for p in zip(*parts, strict=True)))  # type: ignore[arg-type]
-    return Drawn(sampled, sightings, ln_t, b, place, columns, waves, flux)
+    return Drawn(sampled, sightings, ln_t, b, place, columns, waves, flux, above)
 
 
 def with_anchor(drawn: Drawn, *, seed: int, noise: float = 1.0) -> Drawn:
@@ -203,8 +220,7 @@ def judge(drawn: Drawn, scale: Floats, offset: Floats) -> Quality:
         s = drawn.sampled[f]
         assert s is not None
         u, v = s.samples.u.astype(np.float64), s.samples.v.astype(np.float64)
-        truth = drawn.sky(s.samples.point)
-        d = truth * np.exp(evaluate(drawn.transparency[f], u, v)) + evaluate(drawn.background[f], u, v)
+        truth, d = drawn.sky(s.samples.point), drawn.clean(f)
         points.append(s.samples.point)
         wrong.append(surface.evaluate(scale[f], u, v) * (d - surface.evaluate(offset[f], u, v)) - gauge * truth)
     point, rest = np.concatenate(points), np.concatenate(wrong)
@@ -309,14 +325,14 @@ def untouched(drawn: Drawn) -> tuple[Floats, Floats]:
     return np.ones((drawn.frames, nodes, nodes)), np.zeros((drawn.frames, nodes, nodes))
 
 
-def compare(panels: tuple[int, int], visits: int, seeds: int) -> None:
+def compare(panels: tuple[int, int], visits: int, seeds: int, above: float) -> None:
     """Print a table a seed."""
     print(
         f"{'mode':24}{'seam':>8}{'bias %':>8}{'scatter %':>10}{'constant':>10}{'quadratic':>10}"
         f"{'nebula %':>9}{'s':>7}"
     )
     for seed in range(seeds):
-        drawn = draw(*panels, visits, seed=seed)
+        drawn = draw(*panels, visits, seed=seed, above=above)
         anchored = with_anchor(drawn, seed=seed)
         print(f"seed {seed}: {drawn.frames} frames, {sum(len(s.samples) for s in drawn.sampled if s)} samples")
         for name, mode in MODES.items():
@@ -337,7 +353,7 @@ def _joint(degree: int | None) -> Callable[[Drawn], tuple[Floats, Floats, str]]:
         s = solved.surfaces
         waves = float(np.sqrt(np.sum(s.modes.sigma[1:] ** 2)))
         note = (
-            f"degree {s.order}, residual {np.nanmedian(s.residual_before):.1f} → "
+            f"degree {s.order}, {s.below:.2f} below clouds, residual {np.nanmedian(s.residual_before):.1f} → "
             f"{np.nanmedian(s.residual_after):.2f} (held out {np.nanmedian(s.residual_held):.2f}), "
             f"long waves ± {waves:.1f}"
         )
@@ -398,11 +414,12 @@ def main() -> None:
     parser.add_argument("--visits", type=int, default=12)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scaling", type=int, nargs="*", help="numbers of frames: time and memory instead")
+    parser.add_argument("--above", type=float, default=0.0, help="part of the glow above the clouds, 0…1")
     options = parser.parse_args()
     if options.scaling:
         scaling(options.scaling)
     else:
-        compare(tuple(options.panels), options.visits, options.seeds)
+        compare(tuple(options.panels), options.visits, options.seeds, options.above)
 
 
 if __name__ == "__main__":

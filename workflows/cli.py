@@ -111,9 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         help="threads, synchronous, or a dask scheduler's address (%(default)s)",
     )
     run.add_argument("--quiet", action="store_true", help="no progress")
-    run.add_argument(
-        "--no-report", action="store_true", help="leave no report.html"
-    )
+    run.add_argument("--no-report", action="store_true", help="leave no report.html")
 
     status = add("status", _status, "show how far a project is")
     status.add_argument("project", metavar="PROJECT")

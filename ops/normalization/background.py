@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from skyloom.ops.normalization import joint
 from skyloom.ops.normalization.confidence import surface_covariances
+from skyloom.ops.normalization.gains import PART_ORDER, below_clouds, follow_gains, part_below
 from skyloom.ops.normalization.hold_out import HELD, HoldOut, hold_out
 from skyloom.ops.normalization.joint import Coarse, System
-from skyloom.ops.normalization.legendre import HIGHEST_ORDER, ORDERS, legendre
+from skyloom.ops.normalization.legendre import HIGHEST_ORDER, ORDERS
 from skyloom.ops.normalization.modes import Modes, mosaic_modes, unknown_modes
 from skyloom.ops.normalization.observations import Bools, Floats, Ints, Observations, Singles, islands
 from skyloom.ops.normalization.panels import MOST_PANELS, coarse_space, representatives
@@ -88,6 +89,8 @@ class Surfaces:
     """Robust weight of each sample, 0…1."""
     covariance: Floats
     """(frames, K, K) of the coefficients of each frame, the others taken as right."""
+    below: float = 0.0
+    """Part of the glow that clouds do not dim; 0 where all frames are evenly transparent, or nothing tells."""
 
     @property
     def order(self) -> int:
@@ -108,6 +111,7 @@ def solve_surfaces(
     group: Ints | None = None,
     fixed: Bools | None = None,
     spreads: tuple[Floats, Floats] | None = None,
+    level: float = 0.0,
 ) -> Surfaces:
     """Solve the background surfaces of all frames together.
 
@@ -132,11 +136,14 @@ def solve_surfaces(
         (frames,) frames that have no background at all: what is known already.
     spreads
         (order + 1,) of the coefficients, and of what groups have in common, where they are known.
+    level
+        Of the glow in common units; matters where the samples have gains.
 
     Returns
     -------
     Surfaces
-        Coefficients with mean constant 0 over each island without fixed frames.
+        Coefficients with mean constant 0 over each island without fixed frames; where there is glow `below` as they
+        are (`gains`).
 
     Raises
     ------
@@ -152,10 +159,12 @@ def solve_surfaces(
     if group is not None:
         group = np.where(flat | (observations.count == 0), ALONE, group)
     problem = Problem(observations, value, precision, placement, clip, dense_limit, flat, group=group, fixed=fixed)
+    if len(observations.gain):
+        problem = problem.units_of_frames(level)
     trials = np.full(HIGHEST_ORDER + 1, np.nan)
     if choose:
         order, trials = choose_degree(problem)
-        problem = replace(problem, seen=replace(observations, order=order))
+        problem = replace(problem, seen=replace(problem.seen, order=order))
     if spreads is not None:
         return problem.solve(spreads, trials=trials)
     few = problem.sample_of_frames()
@@ -246,6 +255,8 @@ class Problem:
     """Of the residuals' robust rms in stated errors: where frames share pixels their median says nothing."""
     group: Ints | None = None
     """(frames,) groups whose surfaces have a part in common."""
+    below: float = 0.0
+    """Part of the glow from below the clouds."""
     sparse: float = 0.0
     """Above 0: most frames' surfaces are flat but for this spread at least, and some are not."""
     fixed: Bools | None = None
@@ -274,6 +285,18 @@ class Problem:
             return None
         return self.restrict(representatives(present, self.placement, most=most) | self.flat)
 
+    def units_of_frames(self, level: float) -> Problem:
+        """Surfaces of what the samples show the glow to be: dimmed by clouds as stars are, or not."""
+        part, seen = 0.0, replace(self.seen, order=PART_ORDER)
+        if self.seen.order and len(self.y):
+            whole = replace(self, seen=seen)
+            few = whole.sample_of_frames() or whole
+            part = part_below(
+                few.seen, few.y, few.stated, float(few._first_guess()[0]), level=level, clip=self.clip
+            )
+        own, y = below_clouds(self.seen, self.y, part=part, level=level)
+        return replace(self, seen=own, y=y, below=part)
+
     def solve(self, sigma: tuple[Floats, Floats] | None, *, trials: Floats) -> Surfaces:
         """Solve, and say how well."""
         return self._report(self.solve_only(sigma), trials)
@@ -290,6 +313,7 @@ class Problem:
         coarse, factor = None, None
         if not dense and self.placement is not None:
             coarse = coarse_space(self.placement, seen.order, most=MOST_PANELS, flat=self.flat)
+            coarse = follow_gains(coarse, seen)
         x = np.zeros((seen.frames, len(terms)))
         reweighting = Reweighting(seen, self.stated, self.clip, least=self.least, trusted=self.flat)
         weight, total, loose = self.stated, 0, np.ones_like(x)
@@ -376,14 +400,16 @@ class Problem:
         if self.fixed is not None:
             mean[label[tied & self.fixed]] = 0.0
             x[self.fixed] = 0.0
-        x[tied, 0] -= mean[label[tied]]
+        if not len(seen.gain):
+            x[tied, 0] -= mean[label[tied]]
         before = rms_by_frame(system, self.y, np.zeros_like(x))
         after = rms_by_frame(system, self.y, x)
         held = hold_out(seen, self.placement)
         modes = unknown_modes()
         # Errors of surfaces that cannot follow the frames are not those of noise.
         if solved.reweighting.scale < _HONEST:
-            modes = mosaic_modes(system, self.placement, label, solved.coarse, solved.factor)
+            even, coarse, factor = self._ungained(solved)
+            modes = mosaic_modes(even, self.placement, label, coarse, factor)
         return Surfaces(
             coefficients=x,
             island=label,
@@ -401,7 +427,23 @@ class Problem:
             modes=modes,
             kept=solved.reweighting.kept(system.weight),
             covariance=surface_covariances(system),
+            below=self.below,
         )
+
+    def _ungained(self, solved: Solved) -> tuple[System, Coarse | None, tuple[Floats, bool] | None]:
+        """The last round's equations as if all frames were evenly transparent.
+
+        Gains tell of long waves as far as scales are right, whose errors the equations do not know.
+        """
+        system = solved.system
+        if not len(self.seen.gain):
+            return system, solved.coarse, solved.factor
+        plain = replace(system.observations, gain=self.seen.gain[:0])
+        system = System(plain, system.weight, system.prior, system.shared)
+        coarse = None
+        if self.placement is not None and solved.coarse is not None:
+            coarse = coarse_space(self.placement, plain.order, most=MOST_PANELS, flat=self.flat)
+        return system, coarse, None if solved.factor is None else system.factor()
 
     def _foretold(self, solved: Solved, held: HoldOut) -> Floats:
         """Robust rms by frame at the points held out of a solve that begins anew without them."""
@@ -461,10 +503,9 @@ def uneven(x: Floats, sigma: Floats, terms: Ints, there: Bools, *, least: float)
 
 def legendre_terms(seen: Observations, here: slice) -> Floats:
     """Terms of the surfaces at some samples."""
-    if seen.order == 0:
-        return np.ones((here.stop - here.start, 1))
-    u, v = seen.u[here].astype(np.float64), seen.v[here].astype(np.float64)
-    return legendre(2.0 * u - 1.0, 2.0 * v - 1.0, seen.order)
+    u, v, gain = (c[here] if len(c) else c for c in (seen.u, seen.v, seen.gain))
+    start = np.array([0, here.stop - here.start])
+    return Observations(start, seen.point[here], u, v, seen.order, seen.points, gain).basis()
 
 
 def _variances(factor: tuple[Floats, bool]) -> Floats:

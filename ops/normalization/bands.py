@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from skyloom.ops import surface
 from skyloom.ops.normalization.background import Surfaces, solve_surfaces
 from skyloom.ops.normalization.confidence import confidence, support, surface_error
+from skyloom.ops.normalization.gains import below_clouds, centre, gain_maps, glow, sample_gains
 from skyloom.ops.normalization.legendre import HIGHEST_ORDER, evaluate
 from skyloom.ops.normalization.observations import (
     Bools,
@@ -69,6 +70,8 @@ class BandSamples:
     """(frame,) of a pixel, frame units; NaN: not known."""
     canvas: tuple[int, int] = (1, 1)
     """Rows, columns."""
+    level: float = 0.0
+    """Of the glow, where transparency varies (`gains`)."""
 
 
 @dataclass(frozen=True)
@@ -236,15 +239,18 @@ def band_samples(
         # A place of the user's counts as much as a superpixel of a frame.
         first = observations.start[-2]
         precision[first:] = np.median(precision[:first]) if first else 1.0
+    gain = sample_gains(observations, scales.field)
+    level = glow(scales.field, [s.samples for s in here], ~scales.anchor) if len(gain) else 0.0
     nodes = len(surface.sample_positions())
     return BandSamples(
-        observations,
+        replace(observations, gain=gain),
         value,
         precision,
         np.array([s.placement for s in here]).reshape(-1, 2, 3),
         np.array([s.area for s in here]).reshape(-1, nodes, nodes),
         np.array([s.noise for s in here], dtype=np.float64),
         canvas,
+        level,
     )
 
 
@@ -292,6 +298,9 @@ def solve_band(
         As in `solve_surfaces`.
     """
     held = scales.anchor if flat is None else scales.anchor | flat
+    if fixed is not None:
+        # What is kept says what a constant is; surfaces of new frames are those of even ones.
+        samples = replace(samples, observations=replace(samples.observations, gain=np.empty(0, np.float32)))
     surfaces = solve_surfaces(
         replace(samples.observations, order=HIGHEST_ORDER if degree is None else degree),
         samples.value,
@@ -303,14 +312,24 @@ def solve_band(
         group=group,
         fixed=fixed,
         spreads=spreads,
+        level=samples.level,
     )
     at = surface.sample_positions()
     v, u = np.meshgrid(at, at, indexing="ij")
     background = np.array([evaluate(c, u, v) for c in surfaces.coefficients])
-    seen = replace(samples.observations, order=surfaces.order)
-    left = np.empty(len(samples.value))
-    subtract_surfaces(seen.start, seen.u, seen.v, seen.order, samples.value, surfaces.coefficients, left)
-    return record(scales, samples, surfaces, background, left, lambda k: surface_error(surfaces.covariance[k]))
+    seen, value = below_clouds(
+        replace(samples.observations, order=surfaces.order), samples.value,
+        part=surfaces.below, level=samples.level,
+    )  # fmt: skip
+    left = np.empty(len(value))
+    subtract_surfaces(seen.start, seen.u, seen.v, seen.order, seen.gain, value, surfaces.coefficients, left)
+    gain = gain_maps(scales.field, surfaces.below)
+    if surfaces.below:
+        background = gain * (samples.level + background) - samples.level
+        background = centre(background, surfaces.island, ~held & (seen.count > 0))
+    return record(
+        scales, samples, surfaces, background, left, lambda k: gain[k] * surface_error(surfaces.covariance[k])
+    )
 
 
 def record(

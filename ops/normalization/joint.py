@@ -98,7 +98,7 @@ class System:
     def apply(self, x: Floats) -> Floats:
         """Return A x, shapes (frames, K)."""
         o = self.observations
-        seen = apply_normal(o.start, o.point, o.u, o.v, o.order, self.weight, self.inverse_depth, x)
+        seen = apply_normal(o.start, o.point, o.u, o.v, o.order, o.gain, self.weight, self.inverse_depth, x)
         if self.shared is not None:
             seen -= self.shared.times(x)
         return np.asarray(seen + self.prior * x)
@@ -107,7 +107,9 @@ class System:
         """Right-hand side of samples: Φᵀ W (y − mean of y over the point)."""
         o = self.observations
         mean = self.sky(value)
-        return np.asarray(project_rest(o.start, o.point, o.u, o.v, o.order, self.weight, mean, value, o.terms))
+        return np.asarray(
+            project_rest(o.start, o.point, o.u, o.v, o.order, o.gain, self.weight, mean, value, o.terms)
+        )
 
     def sky(self, value: Floats) -> Floats:
         """Weighted mean of samples over each point."""
@@ -117,7 +119,7 @@ class System:
         """Rest of each sample, y − Φx − s, with the best s."""
         o = self.observations
         rest = np.empty(len(o.point))
-        subtract_surfaces(o.start, o.u, o.v, o.order, value, x, rest)
+        subtract_surfaces(o.start, o.u, o.v, o.order, o.gain, value, x, rest)
         subtract_sky(o.point, self.sky(rest), rest)
         return rest
 
@@ -215,7 +217,9 @@ class System:
 
     def _blocks(self) -> tuple[Floats, Floats]:
         o = self.observations
-        whole, alone = frame_blocks(o.start, o.point, o.u, o.v, o.order, self.weight, self.inverse_depth, o.terms)
+        whole, alone = frame_blocks(
+            o.start, o.point, o.u, o.v, o.order, o.gain, self.weight, self.inverse_depth, o.terms
+        )
         return whole, alone
 
     def _projected(self, group: Ints, transform: Floats, blocks: Floats) -> Floats:
@@ -240,8 +244,8 @@ class System:
         members, c = np.empty(groups, dtype=np.int64), np.empty((_CHUNK, groups * columns))
         for low in range(0, o.points, _CHUNK):
             found = couple_points(
-                o.start, o.point, o.u, o.v, o.order, self.weight, self.inverse_depth, group, transform,
-                cursor, low, low + _CHUNK, slot, members, c,
+                o.start, o.point, o.u, o.v, o.order, o.gain, self.weight, self.inverse_depth, group,
+                transform, cursor, low, low + _CHUNK, slot, members, c,
             )  # fmt: skip
             rows = c[: min(_CHUNK, o.points - low), : found * columns]
             yield members[:found].copy(), rows.T @ rows

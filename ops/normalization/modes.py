@@ -76,7 +76,9 @@ def mosaic_modes(
         over[here] = waves[:, k] / count
         noise = float(np.sum(over**2 * system.inverse_depth))
         value = (over * system.inverse_depth)[o.point]
-        h = np.asarray(project_rest(o.start, o.point, o.u, o.v, o.order, system.weight, nothing, value, o.terms))
+        h = np.asarray(
+            project_rest(o.start, o.point, o.u, o.v, o.order, o.gain, system.weight, nothing, value, o.terms)
+        )
         sigma[k] = np.sqrt(max(float(np.sum(h * solve(h))), 0.0) + noise)
     return Modes(sigma, count)
 

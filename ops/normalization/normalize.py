@@ -83,7 +83,7 @@ def normalize_cost(
     )
 
 
-@register(version=4, unit=(), cost=normalize_cost)
+@register(version=5, unit=(), cost=normalize_cost)
 def normalize(
     session: xr.Dataset,
     measurement: xr.Dataset,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numba import njit
@@ -63,6 +63,8 @@ class Observations:
     order: int
     """Total degree of the surfaces."""
     points: int
+    gain: Singles = field(default_factory=lambda: np.empty(0, np.float32))
+    """Factor on the surface at each sample (`gains`); empty: 1 everywhere."""
 
     @property
     def frames(self) -> int:
@@ -87,8 +89,11 @@ class Observations:
     def basis(self) -> Floats:
         """Φ, shape (samples, K), for small problems."""
         if self.order == 0:
-            return np.ones((len(self.point), 1))
-        return legendre(2.0 * self.u.astype(np.float64) - 1.0, 2.0 * self.v.astype(np.float64) - 1.0, self.order)
+            terms = np.ones((len(self.point), 1))
+        else:
+            s, t = (2.0 * c.astype(np.float64) - 1.0 for c in (self.u, self.v))
+            terms = legendre(s, t, self.order)
+        return terms * self.gain[:, None] if len(self.gain) else terms
 
     def restrict(self, chosen: Bools) -> tuple[Ints, Observations]:
         """Samples of some frames (in their order) at points which two of them see, and their positions here."""
@@ -101,7 +106,8 @@ class Observations:
         renumber = np.cumsum(shared, dtype=np.int32) - np.int32(1)
         u, v = (self.u[index], self.v[index]) if len(self.u) else (self.u, self.v)
         start = _starts(frame, len(ranges))
-        return index, Observations(start, renumber[self.point[index]], u, v, self.order, int(shared.sum()))
+        gain = self.gain[index] if len(self.gain) else self.gain
+        return index, Observations(start, renumber[self.point[index]], u, v, self.order, int(shared.sum()), gain)
 
     def without(self, left: Bools) -> tuple[Ints, Observations]:
         """Samples of all frames at points other than some, and their positions here.
@@ -116,8 +122,9 @@ class Observations:
         total = np.concatenate([[0], np.cumsum(keep)])
         renumber = np.cumsum(~left, dtype=np.int32) - np.int32(1)
         u, v = (self.u[index], self.v[index]) if len(self.u) else (self.u, self.v)
-        point = renumber[self.point[index]]
-        return index, Observations(total[self.start], point, u, v, self.order, int(np.count_nonzero(~left)))
+        gain = self.gain[index] if len(self.gain) else self.gain
+        start, point, points = total[self.start], renumber[self.point[index]], int(np.count_nonzero(~left))
+        return index, Observations(start, point, u, v, self.order, points, gain)
 
 
 def select(

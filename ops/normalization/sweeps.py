@@ -1,6 +1,6 @@
 """The joint solve's passes over all samples, one kernel each.
 
-Arguments as in `Observations` (start, point, u, v, order) and `System` (weight, inverse_depth).
+Arguments as in `Observations` (start, point, u, v, order, gain) and `System` (weight, inverse_depth).
 """
 
 from __future__ import annotations
@@ -9,6 +9,11 @@ import numpy as np
 from numba import njit
 
 from skyloom.ops.normalization.legendre import fill_terms, surface_at
+
+
+@njit(nogil=True, cache=True, fastmath=False)
+def _gain(gain, i):  # type: ignore[no-untyped-def]
+    return gain[i] * 1.0 if len(gain) else 1.0
 
 
 @njit(nogil=True, cache=True, fastmath=False)
@@ -21,7 +26,7 @@ def sum_weights(point, weight, points):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, fastmath=False)
-def apply_normal(start, point, u, v, order, weight, inverse_depth, x):  # type: ignore[no-untyped-def]
+def apply_normal(start, point, u, v, order, gain, weight, inverse_depth, x):  # type: ignore[no-untyped-def]
     """Evaluate, coadd, subtract, project back: (ΦᵀWΦ − C D⁻¹ Cᵀ) x."""
     frames, terms = x.shape
     row = np.empty(terms)
@@ -29,7 +34,7 @@ def apply_normal(start, point, u, v, order, weight, inverse_depth, x):  # type: 
     for f in range(frames):
         c = x[f]
         for i in range(start[f], start[f + 1]):
-            value[i] = surface_at(u, v, i, order, c)
+            value[i] = _gain(gain, i) * surface_at(u, v, i, order, c)
             mean[point[i]] += weight[i] * value[i]
     for p in range(len(mean)):
         mean[p] *= inverse_depth[p]
@@ -37,7 +42,7 @@ def apply_normal(start, point, u, v, order, weight, inverse_depth, x):  # type: 
     for f in range(frames):
         for i in range(start[f], start[f + 1]):
             fill_terms(u, v, i, order, row)
-            rest = weight[i] * (value[i] - mean[point[i]])
+            rest = weight[i] * _gain(gain, i) * (value[i] - mean[point[i]])
             for k in range(terms):
                 out[f, k] += rest * row[k]
     return out
@@ -55,7 +60,7 @@ def sky_mean(point, weight, inverse_depth, value):  # type: ignore[no-untyped-de
 
 
 @njit(nogil=True, cache=True, fastmath=False)
-def project_rest(start, point, u, v, order, weight, mean, value, terms):  # type: ignore[no-untyped-def]
+def project_rest(start, point, u, v, order, gain, weight, mean, value, terms):  # type: ignore[no-untyped-def]
     """ΦᵀW (value − mean over the point)."""
     frames = len(start) - 1
     row = np.empty(terms)
@@ -63,19 +68,19 @@ def project_rest(start, point, u, v, order, weight, mean, value, terms):  # type
     for f in range(frames):
         for i in range(start[f], start[f + 1]):
             fill_terms(u, v, i, order, row)
-            rest = weight[i] * (value[i] - mean[point[i]])
+            rest = weight[i] * _gain(gain, i) * (value[i] - mean[point[i]])
             for k in range(terms):
                 out[f, k] += rest * row[k]
     return out
 
 
 @njit(nogil=True, cache=True, fastmath=False)
-def subtract_surfaces(start, u, v, order, value, x, out):  # type: ignore[no-untyped-def]
+def subtract_surfaces(start, u, v, order, gain, value, x, out):  # type: ignore[no-untyped-def]
     """Value − Φ x of each sample."""
     for f in range(len(x)):
         c = x[f]
         for i in range(start[f], start[f + 1]):
-            out[i] = value[i] - surface_at(u, v, i, order, c)
+            out[i] = value[i] - _gain(gain, i) * surface_at(u, v, i, order, c)
 
 
 @njit(nogil=True, cache=True, fastmath=False)
@@ -86,7 +91,7 @@ def subtract_sky(point, mean, value):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True, fastmath=False)
-def frame_blocks(start, point, u, v, order, weight, inverse_depth, terms):  # type: ignore[no-untyped-def]
+def frame_blocks(start, point, u, v, order, gain, weight, inverse_depth, terms):  # type: ignore[no-untyped-def]
     """ΦᵀWΦ of each frame, and the same with W less each sample's share in its own sky; (frames, K, K) each."""
     frames = len(start) - 1
     row = np.empty(terms)
@@ -94,8 +99,9 @@ def frame_blocks(start, point, u, v, order, weight, inverse_depth, terms):  # ty
     for f in range(frames):
         for i in range(start[f], start[f + 1]):
             fill_terms(u, v, i, order, row)
-            w = weight[i] * 1.0
-            own = w * (1.0 - w * inverse_depth[point[i]])
+            share = weight[i] * inverse_depth[point[i]]
+            w = weight[i] * _gain(gain, i) ** 2
+            own = w * (1.0 - share)
             for k in range(terms):
                 for m in range(k + 1):
                     product = row[k] * row[m]
@@ -110,7 +116,7 @@ def frame_blocks(start, point, u, v, order, weight, inverse_depth, terms):  # ty
 
 @njit(nogil=True, cache=True, fastmath=False)
 def couple_points(  # type: ignore[no-untyped-def]
-    start, point, u, v, order, weight, inverse_depth, group, transform, cursor, low, high, slot, members, c
+    start, point, u, v, order, gain, weight, inverse_depth, group, transform, cursor, low, high, slot, members, c
 ):
     """C D^-½ of the points from `low` to `high`, transposed: a row a point, columns for the groups that see it.
 
@@ -132,7 +138,7 @@ def couple_points(  # type: ignore[no-untyped-def]
         base = slot[g] * columns
         while i < start[f + 1] and point[i] < high:
             fill_terms(u, v, i, order, row)
-            factor = weight[i] * np.sqrt(inverse_depth[point[i]])
+            factor = weight[i] * _gain(gain, i) * np.sqrt(inverse_depth[point[i]])
             at = point[i] - low
             for m in range(columns):
                 total = 0.0
