@@ -142,8 +142,8 @@ def solve_surfaces(
     Returns
     -------
     Surfaces
-        Coefficients with mean constant 0 over each island without fixed frames; where there is glow `below` as they
-        are (`gains`).
+        Coefficients with mean constant 0 over each island without fixed frames; where there is glow `below`, as
+        they are (`gains`).
 
     Raises
     ------
