@@ -52,10 +52,11 @@ def test_pictures_are_made_of_what_edges_and_gradient_leave(name: str) -> None:
     nodes = {n.name: n for n in workflow.nodes}
     assert set(nodes["edges"].inputs.values()) == {"integrate", "coverage"}
     assert set(nodes["gradient"].inputs.values()) == {"edges", "gradient_model"}
-    for later in ("survey", "channels"):
-        assert "gradient" in nodes[later].inputs.values()
-    order = [n for n in workflow.names if n in ("normalize", "integrate", "edges", "gradient", "channels")]
-    assert order == ["normalize", "integrate", "edges", "gradient", "channels"]
+    assert "gradient" in nodes["survey"].inputs.values()
+    assert set(nodes["deconvolve"].inputs.values()) == {"gradient", "psf"}
+    assert "deconvolve" in nodes["channels"].inputs.values()
+    wanted = ["normalize", "artifacts", "integrate", "edges", "gradient", "deconvolve", "channels"]
+    assert [n for n in workflow.names if n in wanted] == wanted
 
 
 @pytest.mark.parametrize("name", ["mosaic", "stack", "raw"])
