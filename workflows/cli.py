@@ -373,13 +373,6 @@ def _link(options: argparse.Namespace) -> int:
     from skyloom.workflows.store import disk_errors
 
     workflow = Workflow.load(options.workflow)
-    if options.solution is not None:
-        with_solutions = [n.name for n in workflow.nodes if "solution" in n.op.parameters]
-        if not with_solutions:
-            raise ConfigError(
-                f"--solution {options.solution}: no node of {workflow.name!r} has a solution to keep"
-            )
-        workflow = workflow.with_parameters({f"{name}.solution": options.solution for name in with_solutions})
     if options.set:
         workflow = workflow.with_parameters(dict(_setting(text) for text in options.set))
     node = next((n for n in workflow.nodes if n.op.name == "link"), None)

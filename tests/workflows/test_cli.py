@@ -276,3 +276,11 @@ def test_loading_leaves_the_collector_on() -> None:
     finally:
         if not frozen:
             gc.unfreeze()
+
+
+def test_link_shows_what_belongs_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    simulate = ["simulate", str(tmp_path / "raw"), "--raw", "--panels", "1x1", "--frames", "2", "--size", "64"]
+    assert main([*simulate, "--bands", "L", "--nights", "1"]) == 0
+    capsys.readouterr()
+    assert main(["link", str(tmp_path / "raw")]) == 0
+    assert "flat" in capsys.readouterr().out
