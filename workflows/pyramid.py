@@ -21,6 +21,7 @@ from skyloom.ops.grid import Grid
 from skyloom.ops.pyramid import block_mean
 from skyloom.ops.registry import Cost, Param, register
 from skyloom.ops.stretch import autostretch
+from skyloom.workflows.shards import read_window, write_block
 from skyloom.workflows.store import COMPRESSORS, OME, disk_errors
 
 GROUP = "pyramid"
@@ -99,7 +100,7 @@ def _fill(level: zarr.Array[Any], below: zarr.Array[Any]) -> None:
                 tile = _mean(below, band, (bottom, top), (left, right))
                 # An empty tile is no file.
                 if not np.isnan(tile).all():
-                    level[band, bottom:top, left:right] = tile
+                    write_block(level, (band, slice(bottom, top), slice(left, right)), tile)
         level.attrs[_ROWS] = row + 1
 
 
@@ -114,7 +115,8 @@ def _mean(
             part = np.s_[:, y : y + half[0], x : x + half[1]]
             size = out[part].shape[1:]
             top, left = 2 * (rows[0] + y), 2 * (columns[0] + x)
-            pixels = np.asarray(below[band, top : top + 2 * size[0], left : left + 2 * size[1]])
+            window = (band, slice(top, top + 2 * size[0]), slice(left, left + 2 * size[1]))
+            pixels = read_window(below, window)
             for target, plane in zip(out[part], pixels, strict=True):
                 target[...] = np.nan if np.isnan(plane).all() else block_mean(plane, 2)
     return out

@@ -30,6 +30,7 @@ from skyloom.ops.arrays import LOCATION
 from skyloom.ops.errors import CapacityError, ConfigError, DataError
 from skyloom.workflows.graph import RESERVED
 from skyloom.workflows.journal import Journal
+from skyloom.workflows.shards import read_window, write_block
 from skyloom.workflows.stored import location, stored_array
 
 STORE_NAME = "project.zarr"
@@ -187,7 +188,7 @@ class UnitWriter:
                 assert isinstance(target, zarr.Array)
                 if array.dtype.kind in "UOT":
                     array = array.astype(object)
-                target[region] = array
+                write_block(target, region, array)
                 checksum = _checksum(array, checksum)
         return checksum
 
@@ -199,7 +200,7 @@ class UnitWriter:
             for variable in self.layout.variables:
                 source = group[variable.name]
                 assert isinstance(source, zarr.Array)
-                array = np.asarray(source[variable.region(unit)])
+                array = read_window(source, variable.region(unit))
                 checksum = _checksum(
                     array.astype(variable.dtype) if array.dtype.kind in "UOT" else array, checksum
                 )
@@ -432,7 +433,7 @@ class _StoredArray:
         return stored_array(self.root, self.path)
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
-        data = np.asarray(self._array()[index])
+        data = read_window(self._array(), index if isinstance(index, tuple) else (index,))
         return data.astype(self.dtype) if self.dtype.kind == "U" else data
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from skyloom.ops.errors import DataError
 from skyloom.ops.frames import register_source
+from skyloom.workflows.shards import read_window
 
 KIND = "stored"
 
@@ -65,7 +66,7 @@ class StoredSource:
         window = iter((rows, columns))
         selection = tuple(next(window) if i < 0 else i for i in self.index)
         try:
-            values = np.asarray(stored_array(self.root, self.path)[selection])
+            values = read_window(stored_array(self.root, self.path), selection)
         except (OSError, KeyError, ValueError, RuntimeError) as failure:
             raise DataError(f"{self.root}: {self.path} cannot be read ({failure}); run again") from failure
         return np.array(values.reshape(1, 1) if not values.shape else values, dtype=np.float32, order="C")

@@ -1,0 +1,277 @@
+"""Blocks of a stored array, encoded and decoded in the thread that asks.
+
+zarr hands every chunk of a shard to an event loop and from there to a pool of threads: of a tile's six arrays that
+costs six times what compressing them does. Here a task packs its shard itself and gives the store one value. What
+is written is what zarr would write, and what is laid out otherwise goes through zarr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import zarr
+from numcodecs.blosc import Blosc
+from numpy.typing import NDArray
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.metadata import ArrayV3Metadata
+from zarr.core.sync import sync
+from zarr.storage import LocalStore
+
+EMPTY = 2**64 - 1
+"""Offset and length of a chunk that is not stored: all fill value."""
+CHECKSUM_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the shards of an array are packed."""
+
+    shard: tuple[int, ...]
+    chunk: tuple[int, ...]
+    counts: tuple[int, ...]
+    """Chunks of a shard along each axis."""
+    indexed: bool
+    """An index follows the chunks; without one a shard is one chunk."""
+    dtype: np.dtype[Any]
+    fill: Any
+    codec: Blosc
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of the index at the end of a shard."""
+        return 16 * prod(self.counts) + CHECKSUM_BYTES if self.indexed else 0
+
+
+def packing(array: zarr.Array[Any]) -> Packing | None:
+    """How an array is packed, or None where only zarr knows."""
+    metadata = array.metadata
+    if not isinstance(metadata, ArrayV3Metadata):
+        return None
+    codecs = json.dumps([c.to_dict() for c in metadata.codecs])
+    return _packing(codecs, array.shards or array.chunks, np.dtype(array.dtype).str, str(array.fill_value))
+
+
+@lru_cache(maxsize=256)
+def _packing(codecs: str, shard: tuple[int, ...], dtype: str, fill: str) -> Packing | None:
+    kind, chain = np.dtype(dtype), json.loads(codecs)
+    if kind.kind not in "fiu" or kind.byteorder == ">":
+        return None
+    if [c["name"] for c in chain] == ["sharding_indexed"]:
+        about = chain[0]["configuration"]
+        if about["index_location"] != "end" or [c["name"] for c in about["index_codecs"]] != ["bytes", "crc32c"]:
+            return None
+        chain, chunk, indexed = about["codecs"], tuple(about["chunk_shape"]), True
+    else:
+        chunk, indexed = shard, False
+    if [c["name"] for c in chain] != ["bytes", "blosc", "crc32c"]:
+        return None
+    if kind.itemsize > 1 and chain[0]["configuration"]["endian"] != "little":
+        return None
+    blosc = chain[1]["configuration"]
+    codec = Blosc(**{**blosc, "shuffle": ("noshuffle", "shuffle", "bitshuffle").index(blosc["shuffle"])})
+    counts = tuple(s // c for s, c in zip(shard, chunk, strict=True))
+    return Packing(shard, chunk, counts, indexed, kind, kind.type(fill), codec)
+
+
+def pack(block: NDArray[Any], how: Packing) -> bytes | None:
+    """Bytes of a whole shard, or None where all of it is fill value."""
+    index = np.full((*how.counts, 2), EMPTY, dtype="<u8")
+    parts: list[bytes] = []
+    at = 0
+    for place in product(*(range(n) for n in how.counts)):
+        chunk = block[tuple(slice(i * c, (i + 1) * c) for i, c in zip(place, how.chunk, strict=True))]
+        if _all_fill(chunk, how.fill):
+            continue
+        data = how.codec.encode(np.ascontiguousarray(chunk))
+        index[place] = at, len(data) + CHECKSUM_BYTES
+        parts += [data, _checksum(data)]
+        at += len(data) + CHECKSUM_BYTES
+    if not parts:
+        return None
+    if not how.indexed:
+        return b"".join(parts)
+    ends = index.tobytes()
+    return b"".join([*parts, ends, _checksum(ends)])
+
+
+def write_block(target: zarr.Array[Any], region: tuple[slice, ...], values: NDArray[Any]) -> None:
+    """Write a part of an array: in one value where it is a whole shard.
+
+    Parameters
+    ----------
+    target
+        Open for writing.
+    region
+        Begins where a shard begins and ends where it or the array does.
+    values
+        Of the region's shape.
+    """
+    how = packing(target)
+    if how is None or not _is_shard(region, how.shard, target.shape):
+        target[region] = values
+        return
+    block = np.asarray(values, dtype=how.dtype)
+    if block.shape != how.shard:
+        padded = np.full(how.shard, how.fill, dtype=how.dtype)
+        padded[tuple(slice(0, n) for n in block.shape)] = block
+        block = padded
+    place = tuple(r.start // s for r, s in zip(region, how.shard, strict=True))
+    value = target.store_path / target.metadata.encode_chunk_key(place)
+    data = pack(block, how)
+    if data is None:
+        sync(value.delete())
+    else:
+        sync(value.set(default_buffer_prototype().buffer.from_bytes(data)))
+
+
+def read_window(source: zarr.Array[Any], window: tuple[slice | int, ...]) -> NDArray[Any]:
+    """Read a window of an array.
+
+    Parameters
+    ----------
+    source
+        Open for reading.
+    window
+        For each axis a slice of step 1 or a position, which drops the axis.
+
+    Raises
+    ------
+    ValueError
+        If what is stored is damaged.
+    """
+    how, store = packing(source), source.store
+    # zarr asks a distant store for many chunks at once.
+    if how is None or not isinstance(store, LocalStore) or not _all_plain(window, source.ndim):
+        return np.asarray(source[window])
+    bounds = [_bounds(w, n) for w, n in zip(window, source.shape, strict=True)]
+    out = np.full([max(stop - start, 0) for start, stop in bounds], how.fill, dtype=how.dtype)
+    shards = (
+        range(a // s, -(-b // s)) if b > a else range(0) for (a, b), s in zip(bounds, how.shard, strict=True)
+    )
+    for place in product(*shards):
+        name = (source.store_path / source.metadata.encode_chunk_key(place)).path
+        _read_shard(store.root / name, place, bounds, out, how)
+    return out[tuple(0 if not isinstance(w, slice) else slice(None) for w in window)]
+
+
+def _read_shard(
+    file: Path, place: tuple[int, ...], bounds: list[tuple[int, int]], out: NDArray[Any], how: Packing
+) -> None:
+    """Decode what a shard has of a window."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        size = os.fstat(descriptor).st_size
+        index = np.array([0, size]).reshape((*how.counts, 2)) if not how.indexed else _index(descriptor, size, how)
+        _read_chunks(descriptor, index, place, bounds, out, how)
+    finally:
+        os.close(descriptor)
+
+
+def _bytes(descriptor: int, start: int, stop: int) -> NDArray[np.uint8]:
+    return np.frombuffer(os.pread(descriptor, stop - start, start), dtype=np.uint8)
+
+
+def _index(descriptor: int, size: int, how: Packing) -> NDArray[np.int64]:
+    """(..., 2) offset and length of the chunks of a shard; -1 where there is none."""
+    ends = _checked(_bytes(descriptor, max(size - how.index_bytes, 0), size), how.index_bytes)
+    return np.frombuffer(ends, dtype="<i8").reshape((*how.counts, 2))
+
+
+def _read_chunks(
+    descriptor: int, index: NDArray[np.int64], place: tuple[int, ...], bounds: list[tuple[int, int]],
+    out: NDArray[Any], how: Packing,
+) -> None:  # fmt: skip
+    origin = [p * s for p, s in zip(place, how.shard, strict=True)]
+    local = [(max(a - o, 0), min(b - o, s)) for (a, b), o, s in zip(bounds, origin, how.shard, strict=True)]
+    wanted = {
+        chunk: index[chunk]
+        for chunk in product(*(range(a // c, -(-b // c)) for (a, b), c in zip(local, how.chunk, strict=True)))
+        if index[chunk][1] != -1
+    }
+    if not wanted:
+        return
+    first = min(int(at) for at, _ in wanted.values())
+    last = max(int(at + size) for at, size in wanted.values())
+    _decode(
+        _bytes(descriptor, first, last),
+        first,
+        wanted,
+        local,
+        [o - a for (a, _), o in zip(bounds, origin, strict=True)],
+        out,
+        how,
+    )
+
+
+def _decode(
+    data: NDArray[np.uint8], first: int, wanted: Mapping[tuple[int, ...], Any], local: list[tuple[int, int]],
+    offset: list[int], out: NDArray[Any], how: Packing,
+) -> None:  # fmt: skip
+    """Put the chunks of a shard where they belong; `offset` takes places in the shard to those in `out`."""
+    for chunk, (at, size) in wanted.items():
+        whole = _checked(data[int(at) - first : int(at + size) - first], int(size))
+        values = np.frombuffer(how.codec.decode(whole), dtype=how.dtype)
+        if values.size != prod(how.chunk):
+            raise ValueError(f"a chunk holds {values.size} numbers, not {prod(how.chunk)}")
+        starts = [i * c for i, c in zip(chunk, how.chunk, strict=True)]
+        part = [(max(a - s, 0), min(b - s, c)) for (a, b), s, c in zip(local, starts, how.chunk, strict=True)]
+        to = tuple(slice(s + a + o, s + b + o) for (a, b), s, o in zip(part, starts, offset, strict=True))
+        out[to] = values.reshape(how.chunk)[tuple(slice(a, b) for a, b in part)]
+
+
+def _checked(data: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Bytes without their checksum, which is looked at."""
+    if len(data) != size:
+        raise ValueError(f"{len(data)} bytes of {size}")
+    if _checksum(data[:-CHECKSUM_BYTES]) != data[-CHECKSUM_BYTES:].tobytes():
+        raise ValueError("stored and computed checksum do not match")
+    return data[:-CHECKSUM_BYTES]
+
+
+def _checksum(data: Any) -> bytes:
+    return int(google_crc32c.value(data)).to_bytes(CHECKSUM_BYTES, "little")
+
+
+def _all_fill(chunk: NDArray[Any], fill: Any) -> bool:
+    if fill != fill:
+        # What has data mostly has it in the middle.
+        middle = chunk[tuple(n // 2 for n in chunk.shape)]
+        return bool(middle != middle) and bool(np.isnan(chunk).all())
+    return bool(chunk.flat[0] == fill) and bool((chunk == fill).all())
+
+
+def _is_shard(region: tuple[slice, ...], shard: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    return all(
+        r.step in (None, 1) and r.start % s == 0 and r.stop == min(r.start + s, n)
+        for r, s, n in zip(region, shard, shape, strict=True)
+    )
+
+
+def _all_plain(window: tuple[Any, ...], axes: int) -> bool:
+    """Whether a window is slices and positions, one for each axis."""
+    return len(window) == axes and all(
+        w.step in (None, 1) if isinstance(w, slice) else isinstance(w, int | np.integer) for w in window
+    )
+
+
+def _bounds(part: slice | int, length: int) -> tuple[int, int]:
+    if isinstance(part, slice):
+        start, stop, _ = part.indices(length)
+        return start, stop
+    at = int(part) + (length if part < 0 else 0)
+    if not 0 <= at < length:
+        raise IndexError(f"{part} is beyond {length}")
+    return at, at + 1
