@@ -55,7 +55,7 @@ class Packing:
 def packing(array: zarr.Array[Any]) -> Packing | None:
     """How an array is packed, or None where only zarr knows."""
     metadata = array.metadata
-    if not isinstance(metadata, ArrayV3Metadata):
+    if not isinstance(metadata, ArrayV3Metadata) or array.dtype.kind not in "fiu" or array.dtype.byteorder == ">":
         return None
     codecs = json.dumps([c.to_dict() for c in metadata.codecs])
     return _packing(codecs, array.shards or array.chunks, np.dtype(array.dtype).str, str(array.fill_value))
@@ -64,8 +64,6 @@ def packing(array: zarr.Array[Any]) -> Packing | None:
 @lru_cache(maxsize=256)
 def _packing(codecs: str, shard: tuple[int, ...], dtype: str, fill: str) -> Packing | None:
     kind, chain = np.dtype(dtype), json.loads(codecs)
-    if kind.kind not in "fiu" or kind.byteorder == ">":
-        return None
     if [c["name"] for c in chain] == ["sharding_indexed"]:
         about = chain[0]["configuration"]
         if about["index_location"] != "end" or [c["name"] for c in about["index_codecs"]] != ["bytes", "crc32c"]:

@@ -117,19 +117,28 @@ def _extended_basis(u: NDArray[np.float64]) -> NDArray[np.float64]:
     return 2.0 * surface.basis(inside) - surface.basis(np.clip(2.0 * inside - u, 0.0, 1.0))
 
 
-def field(
-    coefficients: NDArray[np.float64], u: NDArray[np.float64], v: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Values of a spline at positions in and somewhat beyond the frame, 0…1 over it."""
-    return np.asarray(np.sum((_extended_basis(v) @ coefficients) * _extended_basis(u), axis=-1))
+@dataclass(frozen=True)
+class FramePlaces:
+    """Positions in and somewhat beyond a frame, 0…1 over it, at which several splines are wanted."""
 
+    across: NDArray[np.float64]
+    """(position, coefficient) basis along u."""
+    along: NDArray[np.float64]
+    """The same along v."""
 
-def confidence_root(
-    coefficients: NDArray[np.float64], u: NDArray[np.float64], v: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Root of a frame's confidence at normalized positions, at most 1 and never 0."""
-    # A spline through steps overshoots them, and beyond the frame it goes on straight.
-    return np.asarray(np.sqrt(np.clip(field(coefficients, u, v), LEAST_CONFIDENCE, 1.0)))
+    @classmethod
+    def at(cls, u: NDArray[np.float64], v: NDArray[np.float64]) -> FramePlaces:
+        """Places at u, v of equal length."""
+        return cls(_extended_basis(u), _extended_basis(v))
+
+    def field(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values of a spline."""
+        return np.asarray(np.sum((self.along @ coefficients) * self.across, axis=-1))
+
+    def confidence_root(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Root of a frame's confidence, at most 1 and never 0."""
+        # A spline through steps overshoots them, and beyond the frame it goes on straight.
+        return np.asarray(np.sqrt(np.clip(self.field(coefficients), LEAST_CONFIDENCE, 1.0)))
 
 
 def coordinate_grid(
@@ -166,9 +175,10 @@ def coordinate_grid(
     # A field's value far outside the frame is never used, but must not be NaN.
     u = np.nan_to_num(x / max(width - 1, 1)).ravel()
     v = np.nan_to_num(y / max(height - 1, 1)).ravel()
-    gain = jacobian if scale is None else jacobian * field(scale, u, v).reshape(x.shape)
-    base = np.zeros_like(x) if offset is None else field(offset, u, v).reshape(x.shape)
-    root = np.ones_like(x) if confidence is None else confidence_root(confidence, u, v).reshape(x.shape)
+    places = FramePlaces.at(u, v)
+    gain = jacobian if scale is None else jacobian * places.field(scale).reshape(x.shape)
+    base = np.zeros_like(x) if offset is None else places.field(offset).reshape(x.shape)
+    root = np.ones_like(x) if confidence is None else places.confidence_root(confidence).reshape(x.shape)
     fields = np.ascontiguousarray(np.stack([x, y, gain, base, root]))
     return CoordinateGrid((nodes.origin[0] + 1, nodes.origin[1] + 1), fields, shape)
 

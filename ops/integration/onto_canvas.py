@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyloom.ops.grid import parse_wcs, pixel_to_sky
-from skyloom.ops.integration.coordinates import CoordinateGrid, confidence_root, field, frame_positions
+from skyloom.ops.integration.coordinates import CoordinateGrid, FramePlaces, frame_positions
 
 NODE_STEP = 32
 """Frame pixels between nodes."""
@@ -63,8 +63,9 @@ def frame_nodes(
     place = frame_positions(lattice, ra, dec)
     u, v = xx / max(shape[1] - 1, 1), yy / max(shape[0] - 1, 1)
     nodes = (y.size, x.size)
-    root = np.ones(xx.size) if confidence is None else confidence_root(confidence, u, v)
-    fields = [*place, field(scale, u, v), field(offset, u, v), root]
+    at = FramePlaces.at(u, v)
+    root = np.ones(xx.size) if confidence is None else at.confidence_root(confidence)
+    fields = [*place, at.field(scale), at.field(offset), root]
     return FrameNodes(
         (first[0], first[1]), np.ascontiguousarray(np.stack([f.reshape(nodes) for f in fields]))
     )  # fmt: skip

@@ -127,3 +127,10 @@ def test_parts_of_a_shard_go_through_zarr(tmp_path: Path) -> None:
     write_block(array, (slice(0, 1), slice(3, 20), slice(7, 80)), np.zeros((1, 17, 73), np.float32))
     values[0, 3:20, 7:80] = 0
     np.testing.assert_array_equal(read_window(array, (0, slice(0, 100), slice(0, 150))), values[0])
+
+
+def test_texts_go_through_zarr(tmp_path: Path) -> None:
+    texts = np.array(["a frame", "", "ß"], dtype=object)
+    array = zarr.create_array(tmp_path / "t", shape=(3,), dtype=str, chunks=(1,), compressors=None, fill_value="")
+    write_block(array, (slice(0, 3),), texts)
+    assert read_window(array, (slice(0, 2),)).tolist() == ["a frame", ""]
