@@ -187,7 +187,8 @@ def score(
     it with both sides' slopes extrapolated. Borders (another set of frames over −1 than over +1)
     are compared with places where all five superpixels have the same frames; rms without 5-sigma outliers.
 
-    Noise: differences of neighbouring `NOISE_BLOCK`-px block means over the ideal's, robust.
+    Noise: second differences of `NOISE_BLOCK`-px block means along rows over the ideal's, robust. First differences
+    would count the slope of what the sky's long waves are off as noise.
     """
     if image.shape != grid.shape:
         raise DataError(f"the mosaic has {image.shape} pixels and its grid {grid.shape}")
@@ -450,15 +451,21 @@ def _noise(
     ideal = cover.variance[np.ix_(cy, cx)] / np.maximum(number, 1)
     # A change of depth inside a block would mix two noises.
     same = cover.sets[np.ix_(cy, cx)]
-    use = whole[:, 1:] & whole[:, :-1] & (same[:, 1:] == same[:, :-1]) & np.isfinite(ideal[:, 1:])
-    difference = mean[:, 1:] - mean[:, :-1]
-    ratio = _spread((difference / np.sqrt(ideal[:, 1:] + ideal[:, :-1]))[use])
+    left, middle, right = np.s_[:, :-2], np.s_[:, 1:-1], np.s_[:, 2:]
+    use = whole[left] & whole[middle] & whole[right] & np.isfinite(ideal[middle])
+    use &= (same[left] == same[middle]) & (same[middle] == same[right])
+    difference = mean[left] - 2.0 * mean[middle] + mean[right]
+
+    def expected(per_block: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(np.sqrt(per_block[left] + 4.0 * per_block[middle] + per_block[right]))
+
+    ratio = _spread((difference / expected(ideal))[use])
     if variance is None:
         return ratio, math.nan
     claimed = blocked(np.where(good, variance, 0.0)).sum(axis=(1, 3), dtype=np.float64)
     claimed = claimed / np.maximum(number, 1) ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        z = difference / np.sqrt(claimed[:, 1:] + claimed[:, :-1])
+        z = difference / expected(claimed)
     return ratio, _spread(z[use & np.isfinite(z)])
 
 
