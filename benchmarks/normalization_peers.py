@@ -1,6 +1,7 @@
 """The same simulated frames through skyloom's modes and its peers: seams, fluxes and sky against the truth.
 
     python benchmarks/normalization_peers.py FOLDER [--panels 3x2] [--frames 4] [--size 512] [--seed 1]
+        [--peers SWarp reproject Montage]
 
 Gradients of 20 % (linear) and 5 % (quadratic) of the sky, transparency 0.7–1.05, a nebula. Frames are made and
 worked in FOLDER. `SWarp` must be installed, `reproject` and `MontagePy` too; what is missing is left out. All
@@ -144,6 +145,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=4)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--peers", nargs="*", default=["SWarp", "reproject", "Montage"], help="which, if installed")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     rows, columns = (int(n) for n in options.panels.split("x"))
@@ -170,12 +172,12 @@ def main() -> None:
     assert grid is not None
     canvas: Grid = grid
     peers: dict[str, Callable[[], Image]] = {}
-    if shutil.which("SWarp"):
+    if "SWarp" in options.peers and shutil.which("SWarp"):
         peers["SWarp"] = lambda: swarp(frames, folder / "swarp", canvas, subtract=False)
         peers["SWarp, background"] = lambda: swarp(frames, folder / "swarp_background", canvas, subtract=True)
-    if importlib.util.find_spec("reproject"):
+    if "reproject" in options.peers and importlib.util.find_spec("reproject"):
         peers["reproject, matched"] = lambda: reproject(frames, canvas)
-    if importlib.util.find_spec("MontagePy"):
+    if "Montage" in options.peers and importlib.util.find_spec("MontagePy"):
         peers["Montage"] = lambda: montage(frames, folder / "montage", canvas)
     for name, run in peers.items():
         begun = time.perf_counter()
