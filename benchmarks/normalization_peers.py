@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=4)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--peers", nargs="*", default=["SWarp", "reproject", "Montage"], help="which, if installed")
+    parser.add_argument("--peers", nargs="*", default=["SWarp", "reproject", "Montage"])
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     rows, columns = (int(n) for n in options.panels.split("x"))

@@ -21,12 +21,14 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skyloom.ops import surface
 from skyloom.ops.normalization.bands import BandSolution, band_samples, band_scales, solve_band
+from skyloom.ops.normalization.gains import below_clouds, follow_gains, gain_maps
 from skyloom.ops.normalization.joint import System, conjugate_gradients
 from skyloom.ops.normalization.legendre import HIGHEST_ORDER, ORDERS, evaluate, legendre
 from skyloom.ops.normalization.local import solve_local
@@ -286,37 +288,57 @@ def solve_reference(drawn: Drawn, *, local: bool, whole: bool, best: int = 4) ->
     return solve_local(scales, samples, local=local, whole=whole, best=best, clip=5.0)
 
 
-def best_linear(drawn: Drawn) -> tuple[Floats, Floats]:
-    """Records of the best linear estimate: true scales, noise and spread of the surfaces, no robust weights."""
+def best_linear(drawn: Drawn, *, from_stars: bool) -> tuple[Floats, Floats]:
+    """Records of the best linear estimate: true noise and spread of the surfaces, no robust weights.
+
+    Scales are the true ones, or those which mode `joint` has from the stars.
+    """
     members = np.arange(drawn.frames)
     sampled = drawn.sampled[: drawn.frames]
-    every = drawn.sightings
-    none = replace(every, **{n: getattr(every, n)[:0] for n in every.__dataclass_fields__})
+    sights = drawn.sightings
+    if not from_stars:
+        sights = replace(sights, **{n: getattr(sights, n)[:0] for n in sights.__dataclass_fields__})
     scales = band_scales(
-        none, members, sampled, np.full(drawn.frames, 60.0), np.full(drawn.frames, "adu"),
+        sights, members, sampled, np.full(drawn.frames, 60.0), np.full(drawn.frames, "adu"),
     )  # fmt: skip
-    field = -drawn.transparency
-    field[:, 0] -= field[:, 0].mean()
-    scales = replace(scales, field=field, scale=np.exp(field[:, 0]))
+    if not from_stars:
+        field = -drawn.transparency
+        field[:, 0] -= field[:, 0].mean()
+        scales = replace(scales, field=field, scale=np.exp(field[:, 0]))
+    field = scales.field
     samples = band_samples(scales, members, sampled)
+    seen, value, level = samples.observations, samples.value, 0.0
+    gain = np.ones((drawn.frames, len(_AT), len(_AT)))
+    if len(seen.gain):
+        level, gain = samples.level, gain_maps(field, 1.0 - drawn.above)
+        seen, value = below_clouds(seen, value, part=1.0 - drawn.above, level=level)
     u, v = np.meshgrid(_AT, _AT)
     design = legendre(2 * u.ravel() - 1, 2 * v.ravel() - 1, HIGHEST_ORDER)
     true = np.array([
-        np.linalg.lstsq(design, (np.exp(_on_grid(c)) * _on_grid(b)).ravel(), rcond=None)[0]
-        for c, b in zip(field, drawn.background, strict=True)
+        np.linalg.lstsq(design, (_glow_of(drawn, f, field[f]) / gain[f] - level).ravel(), rcond=None)[0]
+        for f in range(drawn.frames)
     ])  # fmt: skip
     true[:, 0] -= true[:, 0].mean()
     sigma = np.array([np.sqrt(np.mean(true[:, order == TERMS] ** 2)) for order in range(HIGHEST_ORDER + 1)])
-    system = System(samples.observations, samples.precision, np.tile(sigma[TERMS] ** -2.0, (drawn.frames, 1)))
-    right = system.project(samples.value)
-    coarse = coarse_space(samples.placement, HIGHEST_ORDER, most=MOST_PANELS)
+    # What is truly none needs no room: with infinite precision nothing could be solved for.
+    prior = np.tile(np.maximum(sigma[TERMS], 1e-6 * sigma.max()) ** -2.0, (drawn.frames, 1))
+    system = System(seen, samples.precision, prior)
+    right = system.project(value)
+    coarse = follow_gains(coarse_space(samples.placement, HIGHEST_ORDER, most=MOST_PANELS), seen)
     x, _ = conjugate_gradients(system.apply, right, np.zeros_like(right), system.preconditioner(coarse))
     x[:, 0] -= x[:, 0].mean()
+    background = gain * (level + np.array([_on_grid(c) for c in x])) - level
     scale = np.array([surface.fit(np.exp(_on_grid(c))) for c in field])
     offset = np.array([
-        surface.fit(_on_grid(c) / np.exp(_on_grid(a))) for c, a in zip(x, field, strict=True)
+        surface.fit(c / np.exp(_on_grid(a))) for c, a in zip(background, field, strict=True)
     ])  # fmt: skip
     return scale, offset
+
+
+def _glow_of(drawn: Drawn, frame: int, field: Floats) -> Floats:
+    """Glow of a frame in common units, on the grid of the records."""
+    clear = dimmed(np.exp(_on_grid(drawn.transparency[frame])), drawn.above)
+    return np.asarray(np.exp(_on_grid(field)) * _on_grid(drawn.background[frame]) * clear)
 
 
 def untouched(drawn: Drawn) -> tuple[Floats, Floats]:
@@ -384,7 +406,8 @@ MODES: dict[str, Callable[[Drawn], tuple[Floats, Floats, str]]] = {
     "constants": _joint(0),
     "joint": _joint(None),
     "joint, degree 4": _joint(4),
-    "best linear": _plain(best_linear),
+    "best linear": _plain(partial(best_linear, from_stars=True)),
+    "same, true scales": _plain(partial(best_linear, from_stars=False)),
     "joint + anchor": _joint(None),
 }
 

@@ -187,7 +187,7 @@ def score(
     it with both sides' slopes extrapolated. Borders (another set of frames over −1 than over +1)
     are compared with places where all five superpixels have the same frames; rms without 5-sigma outliers.
 
-    Noise: second differences of `NOISE_BLOCK`-px block means along rows over the ideal's, robust. First differences
+    Noise: second differences of `NOISE_BLOCK`-px block means along rows over the ideal's, robust. First ones
     would count the slope of what the sky's long waves are off as noise.
     """
     if image.shape != grid.shape:
