@@ -15,7 +15,7 @@ from skyloom.ops.colour import (
     white_balance,
 )
 from skyloom.ops.display import lightness, stretch, tones
-from skyloom.ops.integration import drizzle, integrate
+from skyloom.ops.integration import blend, drizzle, integrate
 from skyloom.ops.measurement import approve, measure
 from skyloom.ops.normalization import normalize
 from skyloom.ops.registration import locate, register
@@ -26,6 +26,7 @@ __all__ = [
     "adjustment",
     "approve",
     "artifacts",
+    "blend",
     "calibrate",
     "channels",
     "consensus",

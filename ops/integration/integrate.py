@@ -335,12 +335,12 @@ def integrate(
     attrs = {
         **grid.to_attrs(),
         "units": units.pop() if len(units) == 1 else "adu",
-        "kernel_noise_factor": round(_noise_factor(pieces, resampling), 4),
+        "kernel_noise_factor": round(noise_factor(pieces, resampling), 4),
     }
     return xr.Dataset(variables, coords={"band": np.asarray(bands, dtype=str)}, attrs=attrs)
 
 
-def _noise_factor(pieces: Mapping[tuple[int, int, int], Sequence[Piece]], resampling: str) -> float:
+def noise_factor(pieces: Mapping[tuple[int, int, int], Sequence[Piece]], resampling: str) -> float:
     """Mean over the frames of what the kernel makes of noise, every frame counting by its area."""
     total = area = 0.0
     for piece in (p for found in pieces.values() for p in found if p.area > 0):

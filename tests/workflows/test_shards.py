@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from skyloom.workflows.store import COMPRESSORS
 SHAPE, SHARD, CHUNK = (2, 100, 150), (1, 64, 64), (1, 16, 16)
 
 
-def stored(store: object, dtype: str, *, sharded: bool = True) -> zarr.Array:
+def stored(store: object, dtype: str, *, sharded: bool = True) -> zarr.Array[Any]:
     return zarr.create_array(
         store, shape=SHAPE, dtype=dtype, chunks=CHUNK if sharded else SHARD, shards=SHARD if sharded else None,
         compressors=COMPRESSORS, fill_value=np.nan if np.dtype(dtype).kind == "f" else 0, zarr_format=3,
