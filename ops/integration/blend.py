@@ -29,7 +29,7 @@ from skyloom.ops.integration.kernels import Resampling
 from skyloom.ops.integration.masked import frame_masks
 from skyloom.ops.integration.overlaps import Piece, frame_specs, index_frames
 from skyloom.ops.integration.rejection import Method
-from skyloom.ops.integration.tiles import widen
+from skyloom.ops.integration.tiles import Options, widen
 from skyloom.ops.integration.weights import Weighting, keyword_values, measures_needed, measures_of
 from skyloom.ops.normalization.panels import MOST_PANELS, panels
 from skyloom.ops.registry import Cost, Param, register
@@ -42,7 +42,10 @@ Pieces = Mapping[tuple[int, int, int], Sequence[Piece]]
 
 
 def _around(pieces: Pieces, grid: Grid, levels: int) -> dict[tuple[int, int, int], list[Piece]]:
-    """Frames over each tile and what its blending looks at around it; areas are those over the tile."""
+    """Frames over each tile and what its blending looks at around it; areas are those over the tile.
+
+    Windows are those of the tile and its neighbours together, an upper bound.
+    """
     if grid.tile < blend_halo(levels):
         raise ConfigError(
             f"blend: tile = {grid.tile} should be at least {blend_halo(levels)} with levels = {levels}"
@@ -58,7 +61,7 @@ def _around(pieces: Pieces, grid: Grid, levels: int) -> dict[tuple[int, int, int
                     over[piece.frame] = Piece(
                         piece.frame,
                         piece.area if own else before.area if before else 0.0,
-                        max(piece.window, before.window if before else 0.0),
+                        piece.window + (before.window if before else 0.0),
                         piece.jacobian,
                     )
         found[band, ty, tx] = [over[f] for f in sorted(over)]
@@ -80,6 +83,20 @@ def frame_panels(session: xr.Dataset, grid: Grid, frames: NDArray[np.int64]) -> 
     return {int(f): int(p) for f, p in zip(frames, label, strict=True)}
 
 
+def _rows(
+    grid: Grid, key: tuple[int, int, int], found: Sequence[Piece], panel: Mapping[int, int], options: Options,
+    levels: int, *, masked: bool,
+) -> tuple[int, float]:  # fmt: skip
+    """Rows at a time and peak of memory of a tile, as far as headers tell."""
+    shape = [s.stop - s.start for s in blend_windows(grid, key[1:], levels)]
+    # No window is larger in its frame than the canvas window there, turned by 45° at worst.
+    window = min(max(p.window for p in found), 2.0 * max(p.jacobian for p in found) * shape[0] * shape[1])
+    return blend_rows(
+        grid, key[1:], len(found), len({panel[p.frame] for p in found}), window, options, levels,
+        masked=masked,
+    )  # fmt: skip
+
+
 def _cost(
     session: xr.Dataset,
     registration: xr.Dataset,
@@ -98,14 +115,9 @@ def _cost(
     panel = frame_panels(session, grid, reaching(pieces))
     work, read, memory = np.zeros((3, len(bands), *grid.tiles))
     for key, found in _around(pieces, grid, levels).items():
-        rows, columns = (s.stop - s.start for s in blend_windows(grid, key[1:], levels))
-        wider = rows * columns / np.prod([s.stop - s.start for s in grid.window(key[1], key[2])])
         work[key] = sum(p.area for p in found) / 1e6 + 1e-3 * len(found)
-        read[key] = 4.0 * wider * sum(p.window for p in found)
-        memory[key] = blend_rows(
-            grid, key[1:], found, len({panel[p.frame] for p in found}), options, levels,
-            masked=artifacts is not None,
-        )[1]  # fmt: skip
+        read[key] = 4.0 * sum(p.window for p in found)
+        memory[key] = _rows(grid, key, found, panel, options, levels, masked=artifacts is not None)[1]
     return Cost(work=work, read=read, memory=memory, rate=RATE)
 
 
@@ -206,7 +218,7 @@ def blend(
         Width of the band along a frame's edges in which its weight falls to nothing, as a fraction of the
         shorter side.
     tile
-        Side of a tile of the canvas, a multiple of 32 and at least 6 · 2 ** levels.
+        Side of a tile of the canvas, a multiple of 32 and more than 7 · 2 ** levels.
     task_memory
         Memory one tile may take; frames are resampled in strips to stay below it.
 
@@ -242,10 +254,7 @@ def blend(
     around = _around(pieces, grid, levels)
     panel = frame_panels(session, grid, reaching(pieces))
     for key, found in around.items():
-        blend_rows(
-            grid, key[1:], found, len({panel[p.frame] for p in found}), options, levels,
-            masked=artifacts is not None,
-        )  # fmt: skip
+        _rows(grid, key, found, panel, options, levels, masked=artifacts is not None)
     measures: dict[str, Any] = measures_of(session, approval, measures_needed(weighting, weight_rule))
     if weighting == "keyword":
         measures["keyword"] = keyword_values(session, reaching(pieces), weight_rule)

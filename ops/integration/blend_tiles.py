@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +13,10 @@ from skyloom.ops.errors import CapacityError
 from skyloom.ops.grid import Grid
 from skyloom.ops.integration.average import USED
 from skyloom.ops.integration.combine import Combined, working_bytes
-from skyloom.ops.integration.overlaps import MIN_STRIP, RESULT_BYTES, SAMPLE_BYTES, FrameSpec, Piece
+from skyloom.ops.integration.overlaps import MIN_STRIP, RESULT_BYTES, SAMPLE_BYTES, FrameSpec
 from skyloom.ops.integration.solution import Solution
 from skyloom.ops.integration.taper import TAPER_CODES
-from skyloom.ops.integration.tiles import Options, integrate_strip, make_buffers, see_frames, widen
+from skyloom.ops.integration.tiles import Options, integrate_strip, make_buffers, see_frames, widen, window_pixels
 from skyloom.ops.integration.tolerance import HALO
 
 Singles = NDArray[np.float32]
@@ -26,10 +25,12 @@ TRUNCATE = 3.0
 """Gaussians end after so many sigmas."""
 FINE_LEVELS = 3
 """Bands finer than 2 ** this pixels are shared as the mean does, at its noise: no seam is that narrow."""
+BLOCK_SIGMA = 4.0
+"""Gaussians are made of blocks of which this many are one sigma."""
 PANEL_BYTES = 4 + 4
 """Bytes of a pixel of a panel: its weighted sum and its weight."""
-BLEND_BYTES = 14 * 4
-"""Working bytes of a pixel while panels are blended."""
+BLEND_BYTES = (5 * 4 + 1, 15 * 4)
+"""Working bytes of a pixel while panels are blended: of each panel, and besides."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class BlendSpec:
 
 def blend_halo(levels: int) -> int:
     """Pixels around a tile that its blending looks at."""
-    # A Gaussian of where a panel has most, which a Gaussian tells.
-    return int(np.ceil(2 * TRUNCATE * 2**levels)) + 1
+    # A Gaussian of where a panel has most, which a Gaussian tells, and blocks at the ends of each.
+    return int(np.ceil(2 * (TRUNCATE + 2.0 / BLOCK_SIGMA) * 2**levels)) + 1
 
 
 def blend_windows(grid: Grid, index: tuple[int, ...], levels: int) -> tuple[slice, slice]:
@@ -62,10 +63,12 @@ def blend_windows(grid: Grid, index: tuple[int, ...], levels: int) -> tuple[slic
 
 
 def blend_rows(
-    grid: Grid, index: tuple[int, ...], pieces: Sequence[Piece], panels: int, options: Options, levels: int,
+    grid: Grid, index: tuple[int, ...], depth: int, panels: int, window: float, options: Options, levels: int,
     *, masked: bool,
 ) -> tuple[int, float]:  # fmt: skip
     """Rows to integrate at a time, and the task's peak of memory (bytes).
+
+    `depth` frames of `panels` panels; the largest window of one has `window` pixels.
 
     Raises
     ------
@@ -74,19 +77,17 @@ def blend_rows(
     """
     rows, columns = (s.stop - s.start for s in blend_windows(grid, index, levels))
     wide = columns + 2 * HALO
-    depth = len(pieces)
-    fixed = (RESULT_BYTES * 2 + PANEL_BYTES * panels + (BLEND_BYTES if panels > 1 else 0)) * rows * columns
-    # A window is larger than that of the tile, at most as much as the canvas' windows are.
-    grown = rows * columns / np.prod([s.stop - s.start for s in grid.window(index[0], index[1])])
-    source = options.source_bytes * max(p.window for p in pieces) * grown
+    fixed = float((RESULT_BYTES + PANEL_BYTES * panels) * rows * columns)
+    blending = (BLEND_BYTES[0] * panels + BLEND_BYTES[1]) * rows * columns if panels > 1 else 0
+    source = options.source_bytes * window
     for strips in range(1, -(-rows // MIN_STRIP) + 1):
         height = -(-rows // strips) + 2 * HALO
-        peak = (
-            fixed
-            + source * min(1.0, (height + MIN_STRIP) / rows)
+        strip = (
+            source * min(1.0, (height + MIN_STRIP) / rows)
             + height * wide * (depth * (SAMPLE_BYTES + 1) + (8 + depth if masked else 0))
             + working_bytes(depth, (height, wide), rejection=options.rejection, combination=options.combination)
         )
+        peak = fixed + max(strip, blending)
         if peak <= options.task_memory:
             return -(-rows // strips), float(peak)
     raise CapacityError(
@@ -114,9 +115,11 @@ def blend_tile(spec: BlendSpec, solution: Solution) -> Combined:
     names = sorted({panel_of[s.frame.index] for s in view.frames})
     total, weight = np.zeros((2, len(names), *result.image.shape), dtype=np.float32)
     if view.frames:
-        pieces = [Piece(s.frame.index, 0.0, float(np.prod(s.frame.shape))) for s in view.frames]
+        window = max(window_pixels(s, wide_rows, wide_columns) for s in view.frames)
         masked = any(f.mask is not None for f in spec.frames)
-        step, _ = blend_rows(grid, spec.index, pieces, len(names), options, spec.levels, masked=masked)
+        step, _ = blend_rows(
+            grid, spec.index, len(view.frames), len(names), window, options, spec.levels, masked=masked
+        )
         buffers = make_buffers(len(view.frames), min(step + 2 * HALO, grid.shape[0]), wide_columns)
         group = np.array([names.index(panel_of[s.frame.index]) for s in view.frames])
         for start in range(rows.start, rows.stop, step):
@@ -129,13 +132,17 @@ def blend_tile(spec: BlendSpec, solution: Solution) -> Combined:
                     made.samples, made.codes, made.fates, view.weight[made.over], group[made.over],
                     total[:, here], weight[:, here],
                 )  # fmt: skip
-        del buffers
+        # It shows a part of the buffers.
+        del buffers, made
     inner = tuple(slice(t.start - w.start, t.stop - w.start) for t, w in zip(tile, (rows, columns), strict=True))
     reaching = [p for p in range(len(names)) if (weight[p] > 0).any()]
     if len(reaching) > 1:
         with np.errstate(divide="ignore", invalid="ignore"):
             np.divide(total, weight, out=total)
-        result.image[...] = blend(result.image, total[reaching], weight[reaching], levels=spec.levels)
+        if len(reaching) < len(names):
+            total, weight = total[reaching], weight[reaching]
+        origin = (rows.start, columns.start)
+        result.image[...] = blend(result.image, total, weight, levels=spec.levels, origin=origin)
     return Combined(*(np.ascontiguousarray(a[inner]) for a in vars(result).values()))
 
 
@@ -157,7 +164,9 @@ def add_to_panels(  # type: ignore[no-untyped-def]
                     total_weight[p, y, x] += np.float32(w)
 
 
-def blend(mean: Singles, panels: Singles, weight: Singles, *, levels: int) -> Singles:
+def blend(
+    mean: Singles, panels: Singles, weight: Singles, *, levels: int, origin: tuple[int, int] = (0, 0)
+) -> Singles:
     """Spread the slow differences of panels over their overlaps.
 
     Parameters
@@ -170,6 +179,8 @@ def blend(mean: Singles, panels: Singles, weight: Singles, *, levels: int) -> Si
         Their weights, of the same shape; 0 where there is no data.
     levels
         The slowest band is a Gaussian of 2 ** levels pixels.
+    origin
+        Row and column of the canvas where the window begins: wide Gaussians are of blocks of the canvas.
 
     Returns
     -------
@@ -180,43 +191,81 @@ def blend(mean: Singles, panels: Singles, weight: Singles, *, levels: int) -> Si
     -----
     Burt & Adelson (1983) with Gaussians in place of a pyramid: mean + Σ over bands and panels of m · band, band
     that of panel - mean. Up to 2 ** `FINE_LEVELS` pixels m is a panel's share of the weight, beyond that share
-    times a Gaussian of the band's width over where the panel has most weight (smoothed by the widest), all m adding
-    up to 1.
+    times a Gaussian of the band's width over where the panel has most weight (smoothed by the widest), all m
+    adding up to 1.
     """
     there = weight > 0
-    out = np.where(np.isfinite(mean), mean, np.float32(0.0))
-    alone = there.sum(axis=0) < 2
-    # Smoothed, weights that are the same all over the overlap part in its middle.
-    most = np.argmax(np.stack([_gauss(w, 2.0**levels) for w in weight]), axis=0)
+    data = there.any(axis=0)
+    share = weight
     with np.errstate(divide="ignore", invalid="ignore"):
         share = weight / weight.sum(axis=0)
     share[~there] = 0.0
-    low = [np.where(t, p - out, np.float32(0.0)) for t, p in zip(there, panels, strict=True)]
-    smooth = list(low)
+    wide = Blur(mean.shape, 2.0**levels, origin)
+    # Smoothed, weights that are the same all over the overlap part in its middle.
+    most = np.argmax(np.stack([wide(w) for w in weight]), axis=0)
+    out = np.where(data, mean, np.float32(0.0))
+    smooth = np.where(there, panels - out, np.float32(0.0))
+    first = smooth.copy()
     for level in range(1, levels + 2):
-        last = level == levels + 1
+        blur = Blur(mean.shape, 2.0 ** min(level, levels), origin)
+        slow = level > FINE_LEVELS
         feather = share
-        if level > FINE_LEVELS or last:
-            size = 2.0 ** min(level, levels)
-            feather = np.stack([_gauss((most == p).astype(np.float32), size) for p in range(len(panels))]) * share
-        total = feather.sum(axis=0)
-        for p in range(len(panels)):
-            if last:
-                band = smooth[p]
-            else:
-                coarse = np.where(there[p], _within(low[p], there[p], 2.0**level), np.float32(0.0))
-                band, smooth[p] = smooth[p] - coarse, coarse
-            with np.errstate(divide="ignore", invalid="ignore"):
-                m = np.where(total > 0, feather[p] / total, share[p])
-            out += np.where(there[p], m * band, np.float32(0.0))
-    return np.where(alone & there.any(axis=0), mean, np.where(np.isfinite(mean), out, np.float32(np.nan)))
+        if slow:
+            feather = np.stack([blur((most == p).astype(np.float32)) * s for p, s in enumerate(share)])
+            total = feather.sum(axis=0)
+            # Where no panel has most nearby the share stands.
+            np.divide(feather, total, out=feather, where=total > 0)
+            np.copyto(feather, share, where=total <= 0)
+        for p, here in enumerate(there):
+            band = smooth[p]
+            if level <= levels:
+                coarse = np.where(here, blur.within(first[p], here), np.float32(0.0))
+                band, smooth[p] = band - coarse, coarse
+            out += feather[p] * band
+    return np.where(data & (there.sum(axis=0) > 1), out, mean)
 
 
-def _gauss(values: Singles, sigma: float) -> Singles:
-    return np.asarray(gaussian_filter(values, sigma, truncate=TRUNCATE, mode="nearest"))
+class Blur:
+    """Gaussian of a window of the canvas; wide ones of blocks, interpolated between their centres."""
 
+    def __init__(self, shape: tuple[int, int], sigma: float, origin: tuple[int, int]) -> None:
+        self.step = int(max(sigma / BLOCK_SIGMA, 1))
+        self.sigma = sigma / self.step
+        self.starts = [np.arange(-(o % self.step), n, self.step) for o, n in zip(origin, shape, strict=True)]
+        self.shape = shape
 
-def _within(values: Singles, there: NDArray[np.bool_], sigma: float) -> Singles:
-    """Gaussian mean over what is there."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(_gauss(values, sigma) / _gauss(there.astype(np.float32), sigma))
+    def __call__(self, values: Singles) -> Singles:
+        """Of all pixels."""
+        size = self._blocks(np.ones(self.shape, dtype=np.float32))
+        return self._spread(self._gauss(self._blocks(values) / size))
+
+    def within(self, values: Singles, there: NDArray[np.bool_]) -> Singles:
+        """Mean over what is there; `values` are 0 elsewhere."""
+        total = self._gauss(self._blocks(values))
+        number = self._gauss(self._blocks(there.astype(np.float32)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            mean = np.where(number > 0, total / number, np.float32(0.0))
+        return self._spread(mean)
+
+    def _gauss(self, values: Singles) -> Singles:
+        return np.asarray(gaussian_filter(values, self.sigma, truncate=TRUNCATE, mode="nearest"))
+
+    def _blocks(self, values: Singles) -> Singles:
+        if self.step == 1:
+            return values
+        for axis, starts in enumerate(self.starts):
+            values = np.add.reduceat(values, starts.clip(0), axis=axis)
+        return values
+
+    def _spread(self, blocks: Singles) -> Singles:
+        """Linear interpolation between the blocks' centres."""
+        if self.step == 1:
+            return blocks
+        for axis, (starts, n) in enumerate(zip(self.starts, self.shape, strict=True)):
+            at = (np.arange(n) - (starts[0] + 0.5 * (self.step - 1))) / self.step
+            at = at.clip(0, len(starts) - 1)
+            low = np.minimum(at.astype(np.intp), max(len(starts) - 2, 0))
+            high = np.minimum(low + 1, len(starts) - 1)
+            part = np.expand_dims((at - low).astype(np.float32), 1 - axis)
+            blocks = np.take(blocks, low, axis) * (1 - part) + np.take(blocks, high, axis) * part
+        return blocks

@@ -30,7 +30,7 @@ _ALIKE = 0.02
 
 def maps_section(project: Project) -> Markup | None:
     """Count, rejected share and weight of each band."""
-    node = project.node_of("integrate", "drizzle")
+    node = project.node_of("integrate", "drizzle", "blend")
     if node is None:
         return None
     result = project.results[node]
@@ -111,12 +111,12 @@ def _mean(values: NDArray[np.float32]) -> float:
 
 def seams_section(project: Project) -> Markup | None:
     """The sky of each band with its contrast raised until steps would show, and what overlaps disagree by."""
-    node = project.node_of("gradient", "edges", "integrate", "drizzle")
+    node = project.node_of("gradient", "edges", "integrate", "drizzle", "blend")
     if node is None or "band" not in project.results[node].dims:
         return None
     result = project.results[node]
     bands = result["band"].values.astype(str).tolist()[:BANDS]
-    over = outlines(project, result, project.node_of("integrate", "drizzle"))
+    over = outlines(project, result, project.node_of("integrate", "drizzle", "blend"))
     units = str(result.attrs.get("units", ""))
     figures = []
     for band, i in _ordered(bands):

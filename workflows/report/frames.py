@@ -196,7 +196,7 @@ def measures(frames: Frames) -> dict[str, tuple[str, Floats]]:
     """
     project = frames.project
     measured, approval = project.result("measure"), project.result("approve")
-    normalization, name = project.result("normalize"), project.node_of("integrate", "drizzle")
+    normalization, name = project.result("normalize"), project.node_of("integrate", "drizzle", "blend")
     session_units = {u for u in frames.texts("units").tolist() if u}
     units = session_units.pop() if len(session_units) == 1 else ""
 

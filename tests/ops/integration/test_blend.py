@@ -77,7 +77,7 @@ def test_bands_are_what_they_are_by_hand() -> None:
     row = [np.asarray(a[..., 0, :], dtype=np.float64) for a in (mean, panels, weight)]
     expected = by_hand(row[0], row[1], row[2], LEVELS)
     both = slice(RIGHT, LEFT)
-    np.testing.assert_allclose(got[4, both], expected[both], atol=2e-4)
+    np.testing.assert_allclose(got[4, both], expected[both], atol=0.002 * 6)  # blocks of the wide ones
 
 
 def test_a_step_is_spread_and_goes_all_the_way() -> None:
@@ -112,11 +112,11 @@ def test_no_data_stays_none() -> None:
     assert np.array_equal(np.isnan(got), np.isnan(mean))
 
 
-def panelled(frames: Frames, *, width: int = 256, away: float = 53.0) -> None:  # noqa: F811
-    """Two panels of three frames side by side which disagree by a constant that normalization left."""
+def panelled(frames: Frames, *, width: int = 256, away: float = 53.0, count: int = 6) -> None:  # noqa: F811
+    """Two panels of frames side by side which disagree by a constant that normalization left."""
     frames.canvas, frames.shape = (128, width), (130, 150)
     rng = np.random.default_rng(2)
-    for i in range(6):
+    for i in range(count):
         side = -away if i % 2 else away
         dx, dy = rng.uniform(-3, 3, 2)
         frames.add(dx=side + dx, dy=dy, rotation=float(rng.uniform(-2, 2)), sky=300.0 + 20.0 * (i % 2), noise=1.0)
@@ -146,21 +146,21 @@ def test_panels_blend_and_all_else_is_as_integrate_has_it(frames: Frames) -> Non
 
 
 def test_tiles_and_strips_do_not_matter(frames: Frames) -> None:  # noqa: F811
-    panelled(frames)
+    panelled(frames, count=30)
     whole = run(frames, tile=256, levels=3)
     op = get_op("blend")
     assert op.cost is not None
     most = float(op.cost(*frames.inputs, **op.check({"tile": 256, "levels": 3})).memory.max())
-    for other in ({"tile": 64}, {"tile": 96}, {"tile": 256, "task_memory": 0.9 * most}):
+    for other in ({"tile": 64}, {"tile": 96}, {"tile": 256, "task_memory": 0.8 * most}):
         got = run(frames, levels=3, **other)
         for name in got.data_vars:
             np.testing.assert_allclose(got[name], whole[name], rtol=2e-6, err_msg=f"{name} {other}")
 
 
-@pytest.mark.parametrize("part", [1.0, 0.85])
-def test_memory_of_a_tile_is_what_the_cost_says(frames: Frames, part: float) -> None:  # noqa: F811
+@pytest.mark.parametrize(("count", "part"), [(8, 1.0), (40, 1.0), (40, 0.7)])
+def test_memory_of_a_tile_is_what_the_cost_says(frames: Frames, count: int, part: float) -> None:  # noqa: F811
     frames.shape, frames.canvas = (480, 480), (416, 416)
-    for i in range(8):
+    for i in range(count):
         frames.add(dx=-100.0 if i % 2 else 100.0)
     op = get_op("blend")
     assert op.cost is not None
@@ -180,7 +180,7 @@ def test_memory_of_a_tile_is_what_the_cost_says(frames: Frames, part: float) -> 
 
 def test_what_cannot_be_is_told(frames: Frames) -> None:  # noqa: F811
     panelled(frames)
-    with pytest.raises(ConfigError, match="tile = 64 should be at least 385 with levels = 6"):
+    with pytest.raises(ConfigError, match="tile = 64 should be at least 449 with levels = 6"):
         blend_op(*frames.inputs, tile=64)
     with pytest.raises(CapacityError, match="raise the memory limit"):
         blend_op(*frames.inputs, tile=256, levels=3, task_memory=1e6)
