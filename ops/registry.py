@@ -26,6 +26,8 @@ from skyloom.ops.errors import ConfigError
 ENTRY_POINT = "skyloom.ops"
 FILES = "files"
 """Name of the workflow's own input: the list of files the user gave."""
+CHANGE = "Change it"
+"""Words with which the sentence begins, in a parameter's text, that says when to change it."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,23 @@ class Parameter:
     high: float
     execution: bool
     doc: str
+
+    @property
+    def what(self) -> str:
+        """What it does: its text up to `CHANGE`."""
+        return self.doc.partition(CHANGE)[0].strip()
+
+    @property
+    def when(self) -> str:
+        """When to change it: the rest of its text."""
+        _, found, rest = self.doc.partition(CHANGE)
+        return found + rest
+
+    @property
+    def range_text(self) -> str:
+        """The values it may have, where a number is bounded."""
+        bounded = self.low > -math.inf or self.high < math.inf
+        return _range_text(self) if bounded else ""
 
     @property
     def type_name(self) -> str:
