@@ -107,6 +107,21 @@ class Parameter:
             return str(self.kind).replace("typing.", "")
         return getattr(self.kind, "__name__", str(self.kind))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the parameter as plain values, as JSON has them."""
+        required = self.default is inspect.Parameter.empty
+        return {
+            "name": self.name,
+            "type": self.type_name,
+            "required": required,
+            "default": None if required else self.default,
+            "unit": self.unit,
+            "low": self.low if math.isfinite(self.low) else None,
+            "high": self.high if math.isfinite(self.high) else None,
+            "what": self.what,
+            "when": self.when,
+        }
+
     def check(self, value: Any) -> Any:
         """Value as the op wants it.
 
@@ -207,6 +222,20 @@ class Op:
     """What each unit depends on; None: on everything."""
     lasting: Lasting | None = None
     """Whether a unit may be taken over; None: always."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a user can know of the op as plain values, as JSON has them."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "origin": self.origin,
+            "summary": self.summary,
+            "inputs": list(self.inputs),
+            "optional_inputs": list(self.optional_inputs),
+            "unit": list(self.unit),
+            "writes_files": self.sink,
+            "parameters": [p.to_dict() for p in self.parameters.values() if not p.execution],
+        }
 
     def check(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Complete, checked parameters: defaults filled in.

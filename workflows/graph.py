@@ -156,9 +156,9 @@ class Workflow:
             nodes += (Node(op.name, op, {op.inputs[0]: name}, op.check({})),)
         return replace(self, nodes=nodes)
 
-    def to_yaml(self) -> str:
-        """Return the complete, effective workflow as a file that can be run again."""
-        document = {
+    def to_dict(self) -> dict[str, Any]:
+        """Return the complete, effective workflow as plain values: what a workflow file holds."""
+        return {
             "name": self.name,
             "description": self.description,
             "nodes": {
@@ -170,7 +170,10 @@ class Workflow:
                 for n in self.nodes
             },
         }
-        return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+
+    def to_yaml(self) -> str:
+        """Return the complete, effective workflow as a file that can be run again."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
 
 def _plain(value: Any) -> Any:
