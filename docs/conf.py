@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from generate import write_reference  # noqa: E402
+from generate import write_reference
 
 project = "skyloom"
 author = "the skyloom developers"

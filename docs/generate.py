@@ -11,6 +11,7 @@ from pathlib import Path
 from skyloom.configs.loader import preset_names
 from skyloom.ops.registry import FILES, Op, Parameter, all_ops
 from skyloom.workflows.cli import command_parser
+from skyloom.workflows.completion import subcommands
 from skyloom.workflows.graph import Workflow
 
 STAGES = {
@@ -52,8 +53,8 @@ def ops_page() -> str:
         "# Ops and their parameters",
         "",
         "Generated from the code; `skyloom ops NAME` prints the same. Set a parameter of a node with",
-        "`--set NODE.PARAM=VALUE` or in a workflow file. A node has the name of its op unless the workflow gives it",
-        "another one: `fit` is of the op `linear_fit`.",
+        "`--set NODE.PARAM=VALUE` or in a workflow file. A node has the name of its op unless the workflow gives",
+        "it another one: `fit` is of the op `linear_fit`.",
         "",
     ]
     stages: dict[str, list[Op]] = {name: [] for name in STAGES}
@@ -122,7 +123,12 @@ def _plain(text: str) -> str:
 
 def presets_page() -> str:
     """Every preset with its nodes and what it changes of the ops' defaults."""
-    lines = ["# Presets", "", "Generated from the code; `skyloom workflows NAME` prints one as a file to edit.", ""]
+    lines = [
+        "# Presets",
+        "",
+        "Generated from the code; `skyloom workflows NAME` prints one as a file to edit.",
+        "",
+    ]
     for name in preset_names():
         workflow = Workflow.load(name)
         lines += [f"## {name}", "", _plain(" ".join(workflow.description.split())), ""]
@@ -132,7 +138,9 @@ def presets_page() -> str:
                 f"{k} = {v}" for k, v in node.parameters.items() if v != node.op.parameters[k].default
             )
             inputs = ", ".join(p for p in node.inputs.values() if p != FILES) or FILES
-            lines.append(f"| {_plain(node.name)} | {_plain(node.op.name)} | {_plain(inputs)} | {_plain(changed)} |")
+            lines.append(
+                f"| {_plain(node.name)} | {_plain(node.op.name)} | {_plain(inputs)} | {_plain(changed)} |"
+            )
         lines.append("")
     return "\n".join(lines)
 
@@ -141,7 +149,7 @@ def commands_page() -> str:
     """Every command's help."""
     parser = command_parser()
     lines = ["# Commands", "", "Generated from the code; `skyloom COMMAND --help` prints the same.", ""]
-    for name, command in subcommands(parser).items():
+    for name, (command, _) in subcommands(parser).items():
         command.formatter_class = _Wide
         lines += [f"## {name}", "", "```text", command.format_help().rstrip(), "```", ""]
     return "\n".join(lines)
@@ -152,14 +160,6 @@ class _Wide(argparse.RawDescriptionHelpFormatter):
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=100, max_help_position=30)
-
-
-def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """Commands of a parser by name."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            return dict(action.choices)
-    return {}
 
 
 def notebook_page(path: Path) -> str:

@@ -74,7 +74,8 @@ def _commands(parser: argparse.ArgumentParser, first: Mapping[str, Sequence[str]
 
 def _bash(program: str, commands: Sequence[Command]) -> str:
     lines = [
-        f"# bash completion of {program}: source it, or save it in ~/.local/share/bash-completion/completions/{program}",
+        f"# bash completion of {program}: source it, or save it as {program} in",
+        "# ~/.local/share/bash-completion/completions",
         f"_{program}() {{",
         "  local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} words=",
         "  COMPREPLY=()",
@@ -139,14 +140,19 @@ def _zsh(program: str, commands: Sequence[Command]) -> str:
                 value = ":value:_files"
             lines.append(f"        '*{flag}[{quoted(text)}]{value}' \\")
         if c.words:
-            lines.append(f"        '1:word:_alternative \"words:word:({' '.join(c.words)})\" \"files:file:_files\"' \\")
+            lines.append(
+                f'        \'1:word:_alternative "words:word:({" ".join(c.words)})" "files:file:_files"\' \\'
+            )
         lines.append("        '*:file:_files'")
         lines.append("      ;;")
     lines += [
         "  esac",
         "}",
         # Sourced it registers itself; found by $fpath it is the function.
-        f'if [[ "${{funcstack[1]}}" == "_{program}" ]]; then _{program} "$@"; else compdef _{program} {program}; fi',
+        f'if [[ "${{funcstack[1]}}" == "_{program}" ]]',
+        f'then _{program} "$@"',
+        f"else compdef _{program} {program}",
+        "fi",
     ]
     return "\n".join(lines) + "\n"
 

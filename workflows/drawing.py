@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from skyloom.ops.registry import FILES
@@ -41,7 +42,24 @@ def columns(workflow: Workflow) -> dict[str, int]:
 
 def svg(plan: Plan) -> str:
     """Graph of a plan as an SVG picture, self-contained."""
-    place = columns(plan.workflow)
+    title = (
+        f"{plan.workflow.name}: peak {format_bytes(plan.memory)}, writes {format_bytes(plan.disk)}, "
+        f"about {format_seconds(plan.seconds)}"
+    )
+    facts = {node.name: _facts(node) for node in plan.nodes} | {FILES: [f"{plan.frames} frames"]}
+    # What is known when others have run has no numbers yet.
+    facts |= {name: ["known later"] for name in plan.later}
+    return _draw(plan.workflow, title, facts, done={n.name for n in plan.nodes if n.stored})
+
+
+def workflow_svg(workflow: Workflow) -> str:
+    """Graph of a workflow as an SVG picture, self-contained: node and op."""
+    facts = {node.name: [] if node.op.name == node.name else [node.op.name] for node in workflow.nodes}
+    return _draw(workflow, workflow.name, facts, done=set())
+
+
+def _draw(workflow: Workflow, title: str, facts: Mapping[str, Sequence[str]], *, done: set[str]) -> str:
+    place = columns(workflow)
     rows: dict[int, int] = {}
     spot: dict[str, tuple[int, int]] = {}
     for name, column in place.items():
@@ -52,7 +70,7 @@ def svg(plan: Plan) -> str:
     # Edges that skip a column run in lanes below the boxes, so that they cross none.
     lanes = [
         (producer, node.name)
-        for node in plan.workflow.nodes
+        for node in workflow.nodes
         for producer in dict.fromkeys(node.inputs.values())
         if place[node.name] - place[producer] > 1
     ]
@@ -64,11 +82,9 @@ def svg(plan: Plan) -> str:
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" '
         'orient="auto"><path d="M0 0L8 4L0 8z" fill="#56657a"/></marker></defs>',
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
-        f'<text x="{_MARGIN}" y="{_MARGIN + 8}" font-size="14" fill="#222">'
-        f"{escape(plan.workflow.name)}: peak {format_bytes(plan.memory)}, writes {format_bytes(plan.disk)}, "
-        f"about {format_seconds(plan.seconds)}</text>",
+        f'<text x="{_MARGIN}" y="{_MARGIN + 8}" font-size="14" fill="#222">{escape(title)}</text>',
     ]
-    for node in plan.workflow.nodes:
+    for node in workflow.nodes:
         for producer in dict.fromkeys(node.inputs.values()):
             (x0, y0), (x1, y1) = spot[producer], spot[node.name]
             start, middle0, middle1 = x0 + _WIDTH, y0 + _HEIGHT // 2, y1 + _HEIGHT // 2
@@ -84,13 +100,11 @@ def svg(plan: Plan) -> str:
                 path = f"M{start} {middle0}C{start + 35} {middle0} {x1 - 35} {middle1} {x1} {middle1}"
             parts.append(f'<path d="{path}" fill="none" stroke="#56657a" marker-end="url(#tip)"/>')
     for name, (x, y) in spot.items():
-        node_plan = next((n for n in plan.nodes if n.name == name), None)
-        facts = _facts(node_plan) if node_plan else [f"{plan.frames} frames"]
-        fill = "#e3f1e3" if node_plan and node_plan.stored else ("#eef2f8" if node_plan else "#f7f3e6")
+        fill = "#e3f1e3" if name in done else ("#f7f3e6" if name == FILES else "#eef2f8")
         parts.append(
             f'<rect x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="8" fill="{fill}" stroke="#56657a"/>'
             f'<text x="{x + 12}" y="{y + 22}" font-size="14" font-weight="bold" fill="#222">{escape(name)}</text>'
         )
-        for number, fact in enumerate(facts):
+        for number, fact in enumerate(facts.get(name, [])):
             parts.append(f'<text x="{x + 12}" y="{y + 42 + 17 * number}" fill="#444">{escape(fact)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"

@@ -23,7 +23,6 @@ from skyloom.ops.arrays import array_spec
 from skyloom.ops.errors import CapacityError, ConfigError
 from skyloom.ops.frames import open_source
 from skyloom.ops.grid import WCS_LOCK, Grid
-from skyloom.ops.registry import suggest
 from skyloom.workflows.export import Plane
 from skyloom.workflows.export_colour import Picture
 from skyloom.workflows.previews import sky_stretch
@@ -167,9 +166,7 @@ class _Writer:
             )
 
 
-def window_reader(
-    source: str, grid: Grid, interpolate: Callable[..., Tile]
-) -> Callable[[Any, fits.Header], Tile]:
+def window_reader(source: str, grid: Grid, interpolate: Callable[..., Tile]) -> Callable[[Any, fits.Header], Tile]:
     """Function that reproject calls for each tile; it reads the window the tile shows and no more.
 
     Parameters

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 from html import escape
+from importlib import import_module
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -164,14 +165,13 @@ class Cell:
     """A table under a notebook's cell, one row a node, that is drawn anew as the run goes on."""
 
     def __init__(self, *, interval: float = 0.5) -> None:
-        from IPython.display import HTML, display
-
+        shown: Any = import_module("IPython.display")
         self.interval = interval
-        self._html = HTML
+        self._html = shown.HTML
         self._rows: dict[str, tuple[float, str]] = {}
         self._messages: list[str] = []
         self._last = 0.0
-        self._handle: Any = display(HTML(""), display_id=True)
+        self._handle: Any = shown.display(shown.HTML(""), display_id=True)
 
     def _draw(self, *, now: bool = True) -> None:
         if not now and time.monotonic() - self._last < self.interval:

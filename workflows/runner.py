@@ -76,6 +76,14 @@ class RunReport:
     page: Path | None = None
     """`report.html`."""
 
+    def __repr__(self) -> str:
+        return f"<skyloom run of {self.project}: {summary(self)}>"
+
+    def _repr_html_(self) -> str:
+        from skyloom.workflows.notebook import report_html
+
+        return report_html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values (what `run --json` prints)."""
         plain = asdict(self)
