@@ -74,10 +74,16 @@ def session_html(session: xr.Dataset) -> str:
 
 def workflow_html(workflow: Workflow) -> str:
     """Graph of a workflow under what it is for."""
-    from skyloom.workflows.drawing import workflow_svg
+    from skyloom.workflows.drawing import column_svg
 
-    about = escape(" ".join(workflow.description.split()))
-    return f"<div>{about}</div>{_scrolled(workflow_svg(workflow))}"
+    about = escape(f"{workflow.name}: {' '.join(workflow.description.split())}")
+    changed = {
+        node.name: ", ".join(
+            f"{k} = {v}" for k, v in node.parameters.items() if v != node.op.parameters[k].default
+        )
+        for node in workflow.nodes
+    }
+    return f"<div>{about}</div>{_scrolled(column_svg(workflow, changed))}"
 
 
 def plan_line(plan: Plan) -> str:
@@ -92,11 +98,19 @@ def plan_line(plan: Plan) -> str:
 
 def plan_html(plan: Plan) -> str:
     """Graph of a plan with tasks, memory and time of each node."""
-    from skyloom.workflows.drawing import svg
+    from skyloom.workflows.drawing import column_svg
 
+    facts = {
+        n.name: "as before"
+        if n.stored
+        else f"{count(n.units, 'task')}, {format_bytes(n.memory)}, {format_seconds(n.seconds)}"
+        for n in plan.nodes
+    }
+    facts |= dict.fromkeys(plan.later, "known later")
+    graph = column_svg(plan.workflow, facts, done=[n.name for n in plan.nodes if n.stored])
     left_out = table(("left out", "why"), plan.left_out) if plan.left_out else ""
     notes = "".join(f"<div>{escape(note)}</div>" for note in plan.notes)
-    return f"<div>{escape(plan_line(plan))}</div>{_scrolled(svg(plan))}{left_out}{notes}"
+    return f"<div>{escape(plan_line(plan))}</div>{_scrolled(graph)}{left_out}{notes}"
 
 
 def report_html(report: RunReport) -> str:
