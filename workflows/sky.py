@@ -282,13 +282,13 @@ class SessionTable:
 
     Raises
     ------
-    AttributeError
+    DataError
         If it is no table of frames.
     """
 
     def __init__(self, dataset: xr.Dataset) -> None:
         if not is_session(dataset):
-            raise AttributeError("this Dataset is no table of frames")
+            raise DataError("this Dataset is no table of frames")
         self.dataset = dataset
 
     def __len__(self) -> int:
