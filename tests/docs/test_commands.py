@@ -165,7 +165,7 @@ def test_a_wrong_command_would_be_found() -> None:
     for wrong in (
         "run stack FRAMES -o PROJECT --set integrate.lo=5",
         "run stack FRAMES -o PROJECT --set integrate.low=many",
-        "run stack FRAMES --out PROJECT",
+        "run stack FRAMES --outputs PROJECT",
         "walk stack FRAMES",
     ):
         with pytest.raises(ConfigError):
