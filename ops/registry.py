@@ -26,6 +26,8 @@ from skyloom.ops.errors import ConfigError
 ENTRY_POINT = "skyloom.ops"
 FILES = "files"
 """Name of the workflow's own input: the list of files the user gave."""
+CHANGE = "Change it"
+"""Words with which the sentence begins, in a parameter's text, that says when to change it."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,23 @@ class Parameter:
     doc: str
 
     @property
+    def what(self) -> str:
+        """What it does: its text up to `CHANGE`."""
+        return self.doc.partition(CHANGE)[0].strip()
+
+    @property
+    def when(self) -> str:
+        """When to change it: the rest of its text."""
+        _, found, rest = self.doc.partition(CHANGE)
+        return found + rest
+
+    @property
+    def range_text(self) -> str:
+        """The values it may have, where a number is bounded."""
+        bounded = self.low > -math.inf or self.high < math.inf
+        return _range_text(self) if bounded else ""
+
+    @property
     def type_name(self) -> str:
         """The type as a user reads it."""
         if typing.get_origin(self.kind) is Literal:
@@ -87,6 +106,21 @@ class Parameter:
         if typing.get_origin(self.kind) is not None:
             return str(self.kind).replace("typing.", "")
         return getattr(self.kind, "__name__", str(self.kind))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the parameter as plain values, as JSON has them."""
+        required = self.default is inspect.Parameter.empty
+        return {
+            "name": self.name,
+            "type": self.type_name,
+            "required": required,
+            "default": None if required else self.default,
+            "unit": self.unit,
+            "low": self.low if math.isfinite(self.low) else None,
+            "high": self.high if math.isfinite(self.high) else None,
+            "what": self.what,
+            "when": self.when,
+        }
 
     def check(self, value: Any) -> Any:
         """Value as the op wants it.
@@ -188,6 +222,20 @@ class Op:
     """What each unit depends on; None: on everything."""
     lasting: Lasting | None = None
     """Whether a unit may be taken over; None: always."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a user can know of the op as plain values, as JSON has them."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "origin": self.origin,
+            "summary": self.summary,
+            "inputs": list(self.inputs),
+            "optional_inputs": list(self.optional_inputs),
+            "unit": list(self.unit),
+            "writes_files": self.sink,
+            "parameters": [p.to_dict() for p in self.parameters.values() if not p.execution],
+        }
 
     def check(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Complete, checked parameters: defaults filled in.

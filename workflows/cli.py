@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skyloom.ops.errors import ConfigError, SkyloomError
+from skyloom.workflows.cli_examples import epilog
 
 if TYPE_CHECKING:
     from skyloom.workflows.graph import Workflow
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     try:
-        options = _parser().parse_args(arguments)
+        options = command_parser().parse_args(arguments)
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
     except SkyloomError as problem:
@@ -62,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """Parser of the whole command line, a subparser a command."""
     parser = _Parser(
         prog="skyloom",
         description="Deep, seamless, photometrically honest mosaics of the sky from any number of frames.",
@@ -73,7 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
 
     def add(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=epilog(name),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         sub.set_defaults(command=function)
         return sub
@@ -111,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         help="threads, synchronous, or a dask scheduler's address (%(default)s)",
     )
     run.add_argument("--quiet", action="store_true", help="no progress")
+    run.add_argument("--json", action="store_true", help="what was done as JSON, on standard output")
     run.add_argument("--no-report", action="store_true", help="leave no report.html")
 
     status = add("status", _status, "show how far a project is")
@@ -150,15 +159,29 @@ def _parser() -> argparse.ArgumentParser:
         help="bits of a PNG of a picture (8, 16) or a TIFF (16, 32: floats)",
     )
 
+    hips = add("hips", _hips, "write an image as a HiPS, which Aladin and other sky atlases open")
+    hips.add_argument("project", metavar="PROJECT")
+    hips.add_argument("node", metavar="NODE")
+    hips.add_argument("folder", metavar="OUT", help="a folder that is not there yet")
+    hips.add_argument("--band", help="which band")
+    hips.add_argument("--variable", default="image", help="image, variance, weight, count, … (%(default)s)")
+    hips.add_argument("--order", type=int, metavar="N", help="finest HEALPix order (by the canvas' pixels)")
+    hips.add_argument("--workers", type=int, metavar="N", help="tiles at a time (the cores there are)")
+
     simulate = add("simulate", _simulate, "make a session of frames with known truth")
     simulate.add_argument("folder", metavar="OUT")
     _add_simulation(simulate)
 
     workflows = add("workflows", _workflows, "list the presets")
     workflows.add_argument("name", nargs="?", help="show this preset as YAML, complete with all parameters")
+    workflows.add_argument("--json", action="store_true", help="as JSON")
 
     ops = add("ops", _ops, "list the ops with their parameters, units and defaults")
     ops.add_argument("name", nargs="?", help="only this op")
+    ops.add_argument("--json", action="store_true", help="as JSON")
+
+    completion = add("completion", _completion, "print a script that makes a shell complete this command line")
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
     return parser
 
 
@@ -348,7 +371,10 @@ def _run(options: argparse.Namespace) -> int:
         reporter=Silent() if options.quiet else reporter(),
         page=not options.no_report,
     )
-    _print(*tables.run_tables(report))
+    if options.json:
+        print(json.dumps(report.to_dict(), indent=2))
+    else:
+        _print(*tables.run_tables(report))
     return 0
 
 
@@ -463,6 +489,34 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _hips(options: argparse.Namespace) -> int:
+    from skyloom.workflows.hips import write_hips
+    from skyloom.workflows.status import open_project
+
+    folder = Path(options.folder)
+    write_hips(
+        open_project(Path(options.project)).open(options.node),
+        folder,
+        variable=options.variable,
+        band=options.band,
+        order=options.order,
+        workers=_workers(options),
+    )
+    print(folder)
+    return 0
+
+
+def _completion(options: argparse.Namespace) -> int:
+    from skyloom.configs.loader import preset_names
+    from skyloom.ops.registry import all_ops
+    from skyloom.workflows.completion import completion_script
+
+    presets = preset_names()
+    first = {"plan": presets, "run": presets, "workflows": presets, "ops": list(all_ops())}
+    print(completion_script(command_parser(), options.shell, first=first), end="")
+    return 0
+
+
 def _simulate(options: argparse.Namespace) -> int:
     from skyloom.workflows.progress import reporter
     from skyloom.workflows.simulate import placing_options, raw_options, session_from_options, simulate_and_report
@@ -523,6 +577,10 @@ def _workflows(options: argparse.Namespace) -> int:
     from skyloom.configs.loader import preset_names
     from skyloom.workflows.graph import Workflow
 
+    if options.json:
+        names = [options.name] if options.name else preset_names()
+        print(json.dumps([Workflow.load(name).to_dict() for name in names], indent=2))
+        return 0
     if options.name:
         print(Workflow.load(options.name).to_yaml(), end="")
         return 0
@@ -538,5 +596,8 @@ def _ops(options: argparse.Namespace) -> int:
     from skyloom.workflows import tables
 
     ops = [get_op(options.name)] if options.name else list(all_ops().values())
-    _print(*tables.op_tables(ops))
+    if options.json:
+        print(json.dumps([op.to_dict() for op in ops], indent=2))
+    else:
+        _print(*tables.op_tables(ops))
     return 0

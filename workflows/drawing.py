@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from html import escape
 
 from skyloom.ops.registry import FILES
@@ -93,4 +94,62 @@ def svg(plan: Plan) -> str:
         )
         for number, fact in enumerate(facts):
             parts.append(f'<text x="{x + 12}" y="{y + 42 + 17 * number}" fill="#444">{escape(fact)}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+_ROW, _LANE, _LANES = 22, 9, 14
+
+
+def column_svg(workflow: Workflow, facts: Mapping[str, str], *, done: Collection[str] = ()) -> str:
+    """Graph of a workflow as a narrow SVG picture: a row a node, what feeds what on the left.
+
+    Parameters
+    ----------
+    workflow
+        What to draw.
+    facts
+        Node → what stands at the end of its row.
+    done
+        Nodes that are finished.
+    """
+    row = {node.name: n for n, node in enumerate(workflow.nodes)}
+    last: dict[str, int] = {}
+    for node in workflow.nodes:
+        for producer in node.inputs.values():
+            last[producer] = max(last.get(producer, 0), row[node.name])
+    taken: list[int] = []
+    lanes: dict[str, int] = {}
+    for name in row:
+        if name in last:
+            # The innermost lane that is free from the node to its last user.
+            lane = next((k for k, until in enumerate(taken) if until <= row[name]), len(taken))
+            taken[lane : lane + 1] = [last[name]]
+            lanes[name] = min(lane, _LANES)
+    left = 16 + _LANE * (max(lanes.values(), default=0) + 1)
+    width, height = left + 620, _ROW * len(row) + 8
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">'
+        # Readable on dark pages too.
+        f'<rect width="{width}" height="{height}" fill="#fff"/>'
+    ]
+    for node in workflow.nodes:
+        for producer in dict.fromkeys(node.inputs.values()):
+            if producer in row:
+                y0, y1 = (_ROW * row[name] + _ROW // 2 + 4 for name in (producer, node.name))
+                x = left - _LANE * (lanes[producer] + 1)
+                parts.append(
+                    f'<path d="M{left} {y0}Q{x} {y0} {x} {y0 + 8}V{y1 - 8}Q{x} {y1} {left} {y1}" '
+                    'fill="none" stroke="#8492a6"/>'
+                )
+    for node in workflow.nodes:
+        y = _ROW * row[node.name] + _ROW // 2 + 4
+        fill = "#5da65d" if node.name in done else "#56657a"
+        op = node.op.name if node.op.name != node.name else ""
+        parts.append(
+            f'<circle cx="{left}" cy="{y}" r="5" fill="{fill}"/>'
+            f'<text x="{left + 12}" y="{y + 4}" font-weight="bold" fill="#222">{escape(node.name)}</text>'
+            f'<text x="{left + 140}" y="{y + 4}" fill="#666">{escape(op)}</text>'
+            f'<text x="{left + 260}" y="{y + 4}" fill="#222">{escape(facts.get(node.name, ""))}</text>'
+        )
     return "\n".join([*parts, "</svg>"]) + "\n"

@@ -163,10 +163,17 @@ class Results(Mapping[str, xr.Dataset]):
     def __len__(self) -> int:
         return len(self._steps)
 
+    def state(self, node: str) -> str:
+        """Whether a node's result is stored, or lazy: computed when it is asked for."""
+        return "stored" if self._steps[node].stored else "lazy"
+
+    def _repr_html_(self) -> str:
+        from skyloom.workflows.notebook import results_html
+
+        return results_html(self)
+
     def __repr__(self) -> str:
-        lines = [
-            f"  {n}: {'stored' if s.stored else 'lazy'} {dict(self[n].sizes)}" for n, s in self._steps.items()
-        ]
+        lines = [f"  {n}: {self.state(n)} {dict(self[n].sizes)}" for n in self._steps]
         return "<skyloom results>\n" + "\n".join(lines)
 
 

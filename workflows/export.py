@@ -417,12 +417,14 @@ def export(
     directory
         Where the files go.
     formats
-        Which of fits, tiff, png, jpeg, xisf.
+        Which of fits, tiff, png, jpeg, xisf. Change it to what the next program reads: xisf for PixInsight, tiff
+        for Photoshop and GIMP.
     max_side
-        Longest side of a PNG or JPEG; a larger canvas is shrunk for it.
+        Longest side of a PNG or JPEG; a larger canvas is shrunk for it. Change it to more for prints; the FITS,
+        XISF and TIFF files have the full size always.
     depth
         Bits of each channel in the PNG of a stretched picture (8 or 16; 32: 16); 32 makes a TIFF of floats of it
-        and of bands. A JPEG has 8.
+        and of bands. A JPEG has 8. Change it to 16 or 32 where the picture is edited further.
 
     Returns
     -------

@@ -170,9 +170,10 @@ def write_frames(
     directory
         Gets a folder `frames`.
     variance
-        Add an extension with the variance of each pixel.
+        Add an extension with the variance of each pixel. Change it where the next program takes uncertainties.
     flags
         Add an extension with what is wrong with each pixel (1 hot, 2 cold, 4 saturated, 8 cosmic ray, 16 no data).
+        Change it where the next program takes masks.
 
     Returns
     -------

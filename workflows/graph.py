@@ -32,6 +32,10 @@ class Node:
     """The op's input name → the node (or `files`) that produces it."""
     parameters: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        inputs = ", ".join(self.inputs.values())
+        return f"<skyloom node {self.name}: {self.op.name}({inputs})>"
+
     def key(self, input_keys: Iterable[str]) -> str:
         """Content key of the result: op, version, parameters and the keys of the inputs.
 
@@ -93,6 +97,14 @@ class Workflow:
     def build(cls, name: str, nodes: Iterable[NodeSpec], *, description: str = "") -> Workflow:
         """Declare a workflow in Python; the same checks as for a file."""
         return cls.from_spec(WorkflowSpec(name, tuple(nodes), description, origin=name))
+
+    def __repr__(self) -> str:
+        return f"<skyloom workflow {self.name}: {' → '.join(self.names)}>"
+
+    def _repr_html_(self) -> str:
+        from skyloom.workflows.notebook import workflow_html
+
+        return workflow_html(self)
 
     def __getitem__(self, name: str) -> Node:
         for node in self.nodes:
@@ -156,9 +168,9 @@ class Workflow:
             nodes += (Node(op.name, op, {op.inputs[0]: name}, op.check({})),)
         return replace(self, nodes=nodes)
 
-    def to_yaml(self) -> str:
-        """Return the complete, effective workflow as a file that can be run again."""
-        document = {
+    def to_dict(self) -> dict[str, Any]:
+        """Return the complete, effective workflow as plain values: what a workflow file holds."""
+        return {
             "name": self.name,
             "description": self.description,
             "nodes": {
@@ -170,7 +182,10 @@ class Workflow:
                 for n in self.nodes
             },
         }
-        return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+
+    def to_yaml(self) -> str:
+        """Return the complete, effective workflow as a file that can be run again."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
 
 def _plain(value: Any) -> Any:

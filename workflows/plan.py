@@ -114,6 +114,16 @@ class Plan:
     later: tuple[str, ...] = ()
     """Nodes whose cost is known only when an earlier one has run."""
 
+    def __repr__(self) -> str:
+        from skyloom.workflows.notebook import plan_line
+
+        return f"<skyloom plan {plan_line(self)}>"
+
+    def _repr_html_(self) -> str:
+        from skyloom.workflows.notebook import plan_html
+
+        return plan_html(self)
+
     @property
     def memory(self) -> float:
         """Bytes of the process at its peak over all nodes."""

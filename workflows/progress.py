@@ -1,11 +1,15 @@
-"""How far a run is: one stream of events, shown as bars on a terminal or as lines in a log."""
+"""How far a run is: one stream of events, shown as bars on a terminal, a table in a notebook, lines in a log."""
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from html import escape
+from importlib import import_module
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -157,6 +161,99 @@ class Bars:
         self._progress.stop()
 
 
+class Cell:
+    """A table under a notebook's cell, one row a node, that is drawn anew as the run goes on."""
+
+    def __init__(self, *, interval: float = 0.5) -> None:
+        shown: Any = import_module("IPython.display")
+        self.interval = interval
+        self._html = shown.HTML
+        self._rows: dict[str, tuple[float, str]] = {}
+        self._messages: list[str] = []
+        self._last = 0.0
+        self._handle: Any = shown.display(shown.HTML(""), display_id=True)
+
+    def _draw(self, *, now: bool = True) -> None:
+        if not now and time.monotonic() - self._last < self.interval:
+            return
+        self._last = time.monotonic()
+        rows = "".join(
+            f'<tr><td style="text-align:left">{escape(name)}</td>'
+            f'<td><progress max="1" value="{share:.3f}"></progress></td>'
+            f'<td style="text-align:left">{escape(text)}</td></tr>'
+            for name, (share, text) in self._rows.items()
+        )
+        messages = "".join(f"<div>{escape(text)}</div>" for text in self._messages)
+        self._handle.update(self._html(f"<table>{rows}</table>{messages}"))
+
+    def node_begins(self, name: str, *, units: int, done: int) -> None:
+        """Add a row."""
+        self._rows[name] = (done / max(1, units), count(units, "task"))
+        self._draw()
+
+    def unit_done(self, state: Advance) -> None:
+        """Move its bar, a few times a second at most."""
+        share = state.units / max(1, state.total)
+        self._rows[state.node] = (share, f"{state.units}/{state.total} tasks, {state.text()}")
+        self._draw(now=False)
+
+    def node_ends(self, name: str, *, seconds: float, note: str) -> None:
+        """Fill its bar."""
+        self._rows[name] = (1.0, note or f"done in {format_seconds(seconds)}")
+        self._draw()
+
+    def message(self, text: str) -> None:
+        """Write it below the table."""
+        self._messages.append(text)
+        self._draw()
+
+    def close(self) -> None:
+        """Show the last state."""
+        self._draw()
+
+
+class Logged:
+    """Passes everything on to another reporter and to the logger `skyloom.run`."""
+
+    def __init__(self, shown: Reporter) -> None:
+        self.shown = shown
+        self._log = logging.getLogger("skyloom.run")
+
+    def node_begins(self, name: str, *, units: int, done: int) -> None:
+        """Log how much there is to do."""
+        self._log.info("%s: %s%s", name, count(units, "task"), f", {done} done before" if done else "")
+        self.shown.node_begins(name, units=units, done=done)
+
+    def unit_done(self, state: Advance) -> None:
+        """Log where it is (debug)."""
+        self._log.debug("%s: %d/%d tasks, %s", state.node, state.units, state.total, state.text())
+        self.shown.unit_done(state)
+
+    def node_ends(self, name: str, *, seconds: float, note: str) -> None:
+        """Log how long it took."""
+        self._log.info("%s: %s", name, note or f"done in {format_seconds(seconds)}")
+        self.shown.node_ends(name, seconds=seconds, note=note)
+
+    def message(self, text: str) -> None:
+        """Log it as a warning: a person should read it."""
+        self._log.warning("%s", text)
+        self.shown.message(text)
+
+    def close(self) -> None:
+        """Close the other one."""
+        self.shown.close()
+
+
+def in_notebook() -> bool:
+    """Whether this process is a notebook's kernel."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and hasattr(shell, "kernel")
+
+
 def reporter() -> Reporter:
-    """Bars on a terminal, lines elsewhere."""
-    return Bars() if sys.stderr.isatty() else Lines()
+    """Bars on a terminal, a table in a notebook, lines elsewhere."""
+    if in_notebook():
+        return Cell()
+    # A dumb terminal (an editor's shell, some CI) shows escape codes as they are.
+    return Bars() if sys.stderr.isatty() and os.environ.get("TERM", "") != "dumb" else Lines()

@@ -231,7 +231,7 @@ def pyramid(
     directory
         Of outputs; nothing is written there.
     smallest
-        Longest side of the smallest view.
+        Longest side of the smallest view. Change it where a viewer wants smaller or larger overviews.
 
     Returns
     -------

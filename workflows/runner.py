@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from skyloom.workflows.journal import UnitRecord
 from skyloom.workflows.link_drawing import link_svg
 from skyloom.workflows.machine import BASE_BYTES, count, format_bytes, format_seconds, peak_memory, release_memory
 from skyloom.workflows.plan import Plan, Planned, left_out, make_plan, plan_node
-from skyloom.workflows.progress import Advance, Reporter, Silent
+from skyloom.workflows.progress import Advance, Logged, Reporter, Silent
 from skyloom.workflows.quality import link_problems, quality
 from skyloom.workflows.reuse import take_overs
 from skyloom.workflows.schedulers import Scheduler, default_workers, open_scheduler
@@ -75,6 +75,22 @@ class RunReport:
     peak_memory: float
     page: Path | None = None
     """`report.html`."""
+
+    def __repr__(self) -> str:
+        return f"<skyloom run of {self.project}: {summary(self)}>"
+
+    def _repr_html_(self) -> str:
+        from skyloom.workflows.notebook import report_html
+
+        return report_html(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values (what `run --json` prints)."""
+        plain = asdict(self)
+        plain["project"] = str(self.project)
+        plain["outputs"] = [str(path) for path in self.outputs]
+        plain["page"] = str(self.page) if self.page else None
+        return plain
 
 
 class Run:
@@ -500,7 +516,7 @@ def run_workflow(
     memory
         Limit in bytes (three quarters of what is available).
     reporter
-        Hears of the progress.
+        Hears of the progress, beside the logger `skyloom.run`.
     page
         Leave `outputs/report.html`, also when the run fails.
 
@@ -517,7 +533,7 @@ def run_workflow(
     if isinstance(workflow, str):
         workflow = Workflow.load(workflow)
     paths = [files] if isinstance(files, str | Path) else list(files)
-    reporter = reporter or Silent()
+    reporter = Logged(reporter or Silent())
     store = Store(project)
     count = workers or default_workers()
     if scheduler == "synchronous":

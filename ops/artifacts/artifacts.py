@@ -231,10 +231,12 @@ def artifacts(
     consensus
         What the frames of each place agree on.
     trails
-        Significance from which on the light along a line is a trail; 0 looks for none.
+        Significance from which on the light along a line is a trail; 0 looks for none. Change it to less where
+        trails are left in the picture, to more where good light is lost.
     blobs
         Significance from which on the light under a Gaussian (standard deviation 6 … 96 canvas pixels) is a blob;
-        0 looks for none.
+        0 looks for none. Change it to less where ghosts and soft patches are left, to more where good light is
+        lost.
 
     Returns
     -------

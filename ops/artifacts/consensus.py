@@ -197,7 +197,8 @@ def consensus(
     normalization
         Scale, offset and noise of each frame (`normalize`).
     tile
-        Side of a tile of the canvas, a multiple of 32; the result does not depend on it.
+        Side of a tile of the canvas, a multiple of 32; the result does not depend on it. Change it to less where
+        the plan says that a task does not fit the memory.
 
     Returns
     -------

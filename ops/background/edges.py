@@ -152,24 +152,32 @@ def edges(
         Its `coverage`.
     least
         Along the edges pixels with less than this fraction of the typical depth of their band are left without
-        data. Islands of less depth within the mosaic stay.
+        data. Islands of less depth within the mosaic stay. Change it to more where rims of the picture are noisy,
+        to less where the mosaic loses parts that should stay.
     of
         Typical is the median or the maximum of the cells of 8 or 32 pixels. Where some panels are much deeper
-        than others, the maximum takes the shallow ones away.
+        than others, the maximum takes the shallow ones away. Change it to maximum where all panels are equally
+        deep and rims of dithering shall go.
     by
-        Depth is the weight or the number of frames.
+        Depth is the weight or the number of frames. Change it to count where weights differ for other reasons than
+        depth, such as moonlit nights.
     erode
-        How much more is taken away along the edges of what is left.
+        How much more is taken away along the edges of what is left. Change it to more where a dark or bright line
+        along the edges is left.
     taper
-        Width over which the weight then rises from nothing to its value; the image stays as it is.
+        Width over which the weight then rises from nothing to its value; the image stays as it is. Change it where
+        the mosaic shall be blended with another one by its weights.
     hole
-        Gaps up to this size within the mosaic (saturated stars, rejected pixels) are no edges.
+        Gaps up to this size within the mosaic (saturated stars, rejected pixels) are no edges. Change it to more
+        where larger burnt-out stars are taken for edges.
     crop
         Cut the canvas to the largest rectangle of which this fraction is covered in all bands, on each of its
-        sides too (about). 0: not.
+        sides too (about). 0: not. Change it to 0.98 or so for a picture without empty corners; the colour presets
+        do.
     crop_keeps
         Cut only if the rectangle holds this fraction of all that is covered: a turned frame, or a mosaic of an
-        odd outline, would lose too much.
+        odd outline, would lose too much. Change it to less where an odd outline shall be cut to a rectangle all
+        the same.
 
     Returns
     -------

@@ -110,9 +110,11 @@ def gradient(
     model
         Its `gradient_model`.
     how
-        subtract: light was added (moon, towns, twilight); divide: light was lost (flats, haze).
+        subtract: light was added (moon, towns, twilight); divide: light was lost (flats, haze). Change it to
+        divide where what is left is a fault of the flats.
     level
-        keep: the sky keeps its median level; zero: it becomes 0 (subtract only).
+        keep: the sky keeps its median level; zero: it becomes 0 (subtract only). Change it to zero for
+        measurements that take the sky as zero.
 
     Returns
     -------

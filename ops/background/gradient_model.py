@@ -106,24 +106,31 @@ def gradient_model(
         Of the linear mosaic (`survey`).
     method
         polynomial; spline: a thin-plate smoothing spline on top of one, for backgrounds no polynomial follows;
-        none.
+        none. Change it to spline where light of towns leaves more than a bowl, to none where nebula fills the
+        field.
     degree
         Of the polynomial, at most: the lowest that foretells held-out patches of sky as well is taken, and less
         than that (down to a constant, which takes nothing away) where there is too little plain sky to know
-        better.
+        better. Change it to 1 where a large nebula bends the model, to 3 or 4 for wide fields with much plain sky.
     limit
-        What stands out of the sky by more is an object.
+        What stands out of the sky by more is an object. Change it to less where faint nebula is taken for sky, to
+        more where noise leaves too little sky.
     grow
-        Blocks (64 to the longer side) left out around extended objects.
+        Blocks (64 to the longer side) left out around extended objects. Change it to more where the outskirts of
+        objects pull the model up.
     protect
         Places that are no sky whatever they look like: "RA DEC RADIUS" or "RA DEC WIDTH HEIGHT" in degrees (RA
-        also as 18:03:37), or "X Y RADIUS px", "X Y WIDTH HEIGHT px" in canvas pixels.
+        also as 18:03:37), or "X Y RADIUS px", "X Y WIDTH HEIGHT px" in canvas pixels. Change it where faint light
+        that you know of, such as dust, would be taken away.
     plain
-        Places that are sky, in the same words: only they are used, all of them, and at their word.
+        Places that are sky, in the same words: only they are used, all of them, and at their word. Change it where
+        you know better than the program what is sky.
     samples
-        spline: boxes along the longer side in which plain sky is averaged.
+        spline: boxes along the longer side in which plain sky is averaged. Change it to more for gradients with
+        finer structure, to less where objects are large.
     stiffness
-        spline: smoothing (0: through every sample); none: what best foretells patches held out.
+        spline: smoothing (0: through every sample); none: what best foretells patches held out. Change it to more
+        where the model follows the objects.
 
     Returns
     -------

@@ -84,23 +84,30 @@ def calibrate(
     hot, cold
         Maps of bad pixels of the masters and of the flats (`defects`).
     saturated
-        nan = pixels at or above the saturation level of the raw frame are no data; keep = they stay.
+        nan = pixels at or above the saturation level of the raw frame are no data; keep = they stay. Change it to
+        keep for pictures in which the cores of bright stars shall not be holes; their values are too low.
     hot_pixels, cold_pixels
-        Bad pixels of the maps are no data.
+        Bad pixels of the maps are no data. Change it only where the maps are wrong, such as with masters of
+        another camera mode.
     pedestal
         header = what the headers say was added to the pixels is subtracted, from lights and masters alike; none =
-        it is part of the light.
+        it is part of the light. Change it to none where headers carry a PEDESTAL that was taken off already.
     overscan
         Level of the overscan section that is subtracted, from lights and masters alike: of each row, of the frame
-        as a whole, or none. A section beside none of the rows counts as a whole.
+        as a whole, or none. A section beside none of the rows counts as a whole. Change it to frame where the
+        level is the same in all rows and the strip is narrow, to none where the header names a section that is no
+        overscan.
     trim
-        Keep the section that sees light only.
+        Keep the section that sees light only. Change it to see the overscan and dark columns themselves.
     cosmic_rays
-        lacosmic = find them on each frame by their sharp edges (van Dokkum 2001); they become no data.
+        lacosmic = find them on each frame by their sharp edges (van Dokkum 2001); they become no data. Change it
+        to lacosmic where few frames overlap (fewer than four), so that rejection has nothing to compare with.
     cosmic_ray_threshold
-        Least excess of a cosmic ray.
+        Least excess of a cosmic ray. Change it to less where weak hits are left, to more where noise is taken for
+        hits.
     cosmic_ray_contrast
-        How much sharper than a star it has to be; more where stars are narrower than 2 pixels.
+        How much sharper than a star it has to be; more where stars are narrower than 2 pixels. Change it where
+        star cores are lost (more) or hits stay (less).
 
     Returns
     -------

@@ -36,7 +36,9 @@ def debayer(session: xr.Dataset, *, method: Method = "superpixel") -> xr.Dataset
     method
         superpixel = one pixel for every 2 × 2 of the sensor: nothing is invented, the noise stays white, a quarter
         of the pixels; interpolate = full size, gradient-corrected linear, for stars sampled by less than some 2.5
-        pixels FWHM or where the size is wanted: its noise is correlated between neighbours.
+        pixels FWHM or where the size is wanted: its noise is correlated between neighbours. Change it to
+        interpolate where stars are narrow or the full size is wanted; where frames are dithered and many, drizzle
+        is the better way to it.
 
     Returns
     -------

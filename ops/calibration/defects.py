@@ -54,12 +54,14 @@ def defects(
         Masters (`masters`) or flats (`flats`).
     hot_sigma
         A pixel of a dark this far above its surroundings is hot; in σ of the surroundings or of a single frame,
-        whichever is larger: charge lost in the noise of every frame is no reason to lose the pixel.
+        whichever is larger: charge lost in the noise of every frame is no reason to lose the pixel. Change it to
+        less where warm pixels are left in the picture and there are few dithers, to more where too many pixels are
+        lost.
     cold_sigma
-        A pixel this far below is cold.
+        A pixel this far below is cold. Change it as `hot_sigma`.
     dead_fraction
         A pixel of a flat with less than this share of the light around it is dead (one with more than its inverse
-        is hot).
+        is hot). Change it to less where deep dust shadows are taken for dead pixels.
 
     Returns
     -------

@@ -143,11 +143,13 @@ def flats(
     levels
         Level of each flat, and which are no good (`levels`).
     rejection
-        How outliers (stars in sky flats, cosmic rays) are found, as in `masters`.
+        How outliers (stars in sky flats, cosmic rays) are found, as in `masters`. Change it to winsorized for sky
+        flats with stars, to none to see what rejection does.
     low
-        Limit below the centre; samples beyond it are rejected.
+        Limit below the centre; samples beyond it are rejected. Change it to less where shadows of single frames
+        are left in the master.
     high
-        Limit above the centre.
+        Limit above the centre. Change it to less where stars of sky flats are left in the master.
     task_memory
         Memory a strip may take.
 

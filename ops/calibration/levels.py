@@ -224,13 +224,17 @@ def levels(
     masters
         Bias and dark (`masters`).
     dark_threshold
-        Pixels this far above the ordinary dark current tell the scale of the dark.
+        Pixels this far above the ordinary dark current tell the scale of the dark. Change it to less for sensors
+        with few warm pixels, where a dark is scaled (`link.scale_darks`).
     dark_scale_low
-        Least scale of a dark, in units of the ratio of the exposures.
+        Least scale of a dark, in units of the ratio of the exposures. Change it where darks are much warmer or
+        longer than the lights.
     dark_scale_high
-        Largest scale, likewise (4: a light 12 °C warmer than its dark).
+        Largest scale, likewise (4: a light 12 °C warmer than its dark). Change it where darks are much colder or
+        shorter than the lights.
     max_saturated
-        A flat with a larger share of saturated pixels is left out.
+        A flat with a larger share of saturated pixels is left out. Change it to more only to use flats that are
+        too bright rather than none.
 
     Returns
     -------

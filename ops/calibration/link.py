@@ -55,33 +55,42 @@ def link(
         As `ingest` returns it (`take: all`); facts it does not know are taken as unknown.
     rules
         skyloom = all that changes what a pixel shows must agree within the tolerances; wbpp = what PixInsight's
-        WBPP compares (size, binning, filter; closest exposure), the rest is told.
+        WBPP compares (size, binning, filter; closest exposure), the rest is told. Change it to wbpp to get the
+        links PixInsight makes, for comparison.
     on_broken
         What is done with lights for which there are frames of a kind but none fits: refuse the run, calibrate
         without, or leave the light out. The default refuses, since it costs nothing (no pixel has moved) while a
-        night's frames calibrated with holes, or missing from the picture, are found out at its end.
+        night's frames calibrated with holes, or missing from the picture, are found out at its end. Change it to
+        without or leave_out once you have seen with skyloom link what is broken, and why.
     scale_darks
         Use darks of another exposure, scaled, where there is a bias: never (many CMOS sensors glow, which does not
-        scale), when_needed, or always (those of the same exposure too).
+        scale), when_needed, or always (those of the same exposure too). Change it to when_needed for CCD sensors,
+        or cooled CMOS sensors without glow, that lack darks of the right exposure.
     temperature_tolerance
-        Largest difference of light and dark.
+        Largest difference of light and dark. Change it to more for cameras without regulated cooling.
     exposure_tolerance, exposure_tolerance_relative
         Largest difference of light and dark, in seconds or as a part of the light's exposure: the larger counts.
+        Change it where exposures of the same setting differ, as with some mechanical shutters.
     flat_dark_tolerance
-        Largest difference of exposure of flat and flat-dark.
+        Largest difference of exposure of flat and flat-dark. Change it to more where flats were timed
+        automatically and one dark shall do for all.
     rotation_tolerance
-        Largest difference of the rotator's angle of light and flat.
+        Largest difference of the rotator's angle of light and flat. Change it to more where the light path turns
+        with the camera, so that flats fit at any angle.
     flat_age
-        Nights a flat may be from the light; none = any, the nearest is taken. 0 = of the same night.
+        Nights a flat may be from the light; none = any, the nearest is taken. 0 = of the same night. Change it to
+        0 or 1 where the camera is taken off between nights.
     dark_age
-        Days a dark or bias may be from the light; none = any.
+        Days a dark or bias may be from the light; none = any. Change it where the camera ages: some months to a
+        year.
     ignore
         Facts not to be compared: camera, telescope, focal length, binning, bayer, filter, gain, offset, rotation,
-        exposure, temperature, age.
+        exposure, temperature, age. Change it where a fact in the headers is wrong or does not matter, and you know
+        it.
     force
         Links set by hand, a list of {lights: NAMES, dark: GROUP, flat: GROUP, bias: GROUP} and {flats: GROUP,
         dark: GROUP, bias: GROUP}; NAMES is a pattern of file names, GROUP one of a group's label or its members'
-        names, or none.
+        names, or none. Change it where you know better which frames belong together.
 
     Returns
     -------

@@ -79,11 +79,13 @@ def masters(
         Their groups (`link`).
     rejection
         How outliers (cosmic rays) are found: none, noise (by the noise of the group), sigma or winsorized (by that
-        noise or a pixel's own scatter, whichever is larger); auto: noise below 8 frames, winsorized from 8.
+        noise or a pixel's own scatter, whichever is larger); auto: noise below 8 frames, winsorized from 8. Change
+        it to none for masters of very few frames that shall be plain means.
     low
-        Limit below the centre; samples beyond it are rejected.
+        Limit below the centre; samples beyond it are rejected. Change it to less where single frames leave dark
+        marks in the master.
     high
-        Limit above the centre.
+        Limit above the centre. Change it to less where cosmic rays are left in the master.
     task_memory
         Memory a strip may take; groups of many frames are stacked a few rows at a time to stay below it.
 

@@ -136,27 +136,36 @@ def channels(
         Scale and offset of each band (`linear_fit`, `neutralize`, `white_balance`, `fit_luminance`).
     palette
         LRGB, RGB, SHO (SII, Ha, OIII), HOO (Ha, OIII, OIII), HaRGB and HaLRGB (red 0.4 R + 0.6 Ha), L (one
-        channel), custom (all as you write it); auto: what the bands there are allow.
+        channel), custom (all as you write it); auto: what the bands there are allow. Change it where the bands
+        allow more than one, as HaRGB in place of RGB.
     red
         Mixture for red in place of the palette's: bands, numbers, + - * / **, min, max, where, sqrt, as in
-        0.7 * Ha + 0.3 * SII.
+        0.7 * Ha + 0.3 * SII. Change it for a mixture of your own, with the palette custom or in place of one of
+        its colours.
     green
-        Mixture for green.
+        Mixture for green. Change it as `red`.
     blue
-        Mixture for blue.
+        Mixture for blue. Change it as `red`.
     luminance
-        Mixture for the luminance, on the scale of the mean of the three colours.
+        Mixture for the luminance, on the scale of the mean of the three colours. Change it to make a luminance of
+        bands that were not taken through an L filter, as L + R + G + B.
     colour_smoothing
         σ of the smoothing of colour, not of brightness; four times as much where there is hardly signal. 0: none.
+        Change it to more where the colour of faint parts is noisy, to 0 where fine coloured structure matters
+        more.
     knee
-        Below so many σ of the smoothed brightness colour is added, above it multiplies the luminance.
+        Below so many σ of the smoothed brightness colour is added, above it multiplies the luminance. Change it to
+        more where dark parts show coloured grain.
     colour_significance
         Colours of the smoothed picture that differ from grey by less fade into it: no blotches on the sky. 0:
-        none.
+        none. Change it to more where the sky is blotchy, to 0 for measurements on the colours.
     less_green
-        Hold green down to the average of red and blue, or to the larger of them (SCNR); brightness stays.
+        Hold green down to the average of red and blue, or to the larger of them (SCNR); brightness stays. Change
+        it to average where the sky or nebulae keep a green cast after the white balance, as pictures of colour
+        sensors and the Hubble palette do.
     green_amount
-        How much of that.
+        How much of that. Change it to less where green light that is real (comets, OIII in some palettes) fades
+        too much.
 
     Returns
     -------

@@ -71,7 +71,8 @@ def linear_fit(survey: xr.Dataset, adjustment: xr.Dataset | None = None, *, refe
     adjustment
         Lines to begin from.
     reference
-        Name of the band that stays; auto: G, else Ha, R, L, else the first.
+        Name of the band that stays; auto: G, else Ha, R, L, else the first. Change it where the band it takes is
+        much shallower than another.
 
     Returns
     -------
@@ -166,9 +167,9 @@ def fit_luminance(
     adjustment
         Lines of the balanced bands (`white_balance`).
     luminance
-        Name of the band that carries the detail.
+        Name of the band that carries the detail. Change it where the band has another name, as Ha.
     colours
-        Names of the bands whose mean it shall match.
+        Names of the bands whose mean it shall match. Change it where the colours come from other bands.
 
     Returns
     -------

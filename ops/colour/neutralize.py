@@ -133,11 +133,14 @@ def neutralize(
     adjustment
         Lines to begin from (`linear_fit`).
     region
-        x0, y0, x1, y1 (canvas pixels) of a piece of plain sky; empty: found automatically.
+        x0, y0, x1, y1 (canvas pixels) of a piece of plain sky; empty: found automatically. Change it where you
+        know a piece of plain sky and the automatic choice takes nebula.
     target
-        Level the background gets (units of the adjusted bands); none: the mean of the bands' levels.
+        Level the background gets (units of the adjusted bands); none: the mean of the bands' levels. Change it to
+        none where the mosaic's own level shall stay.
     reach
-        Automatically, cells count as sky up to this far above the dark quantile (5 %) in every band.
+        Automatically, cells count as sky up to this far above the dark quantile (5 %) in every band. Change it to
+        less where faint nebula counts as sky.
 
     Returns
     -------

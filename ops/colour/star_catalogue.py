@@ -25,9 +25,11 @@ def star_catalogue(files: list[str], *, table: str, colour: str = "auto") -> xr.
     files
         The workflow's files; not looked at.
     table
-        Path of the CSV file; its first line names the columns.
+        Path of the CSV file; its first line names the columns. Change it to your own table; there is none by
+        default.
     colour
-        Name of the colour's column; auto: bp_rp, b-v or what looks like it.
+        Name of the colour's column; auto: bp_rp, b-v or what looks like it. Change it where the table has several
+        colours.
 
     Returns
     -------

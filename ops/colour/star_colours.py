@@ -172,9 +172,10 @@ def star_colours(
     neutral
         The table of `neutralize`, for the noise of each band: how much it counts where a star is looked for.
     bands
-        Names of the bands; empty: all but L.
+        Names of the bands; empty: all but L. Change it where only some bands make the colours.
     radius
-        Of the aperture; 1.5 FWHM of the worst band or more, so that all bands lose as little.
+        Of the aperture; 1.5 FWHM of the worst band or more, so that all bands lose as little. Change it to some
+        1.5 FWHM of the worst band where stars are wide, less in crowded fields.
 
     Returns
     -------

@@ -203,15 +203,18 @@ def white_balance(
         colour `white_index` becomes white.
     white
         Flux of a white star in each band in the mosaic's own units, up to a common factor (a sensor's response to
-        a G2V star): then no star is looked at. Empty: the average star is white.
+        a G2V star): then no star is looked at. Empty: the average star is white. Change it where the response of
+        sensor and filters to a white star is known.
     reference
-        Band whose scale stays; auto: G.
+        Band whose scale stays; auto: G. Change it where there is no G, or another band is the deepest.
     snr
-        Least signal to noise of a star in every band.
+        Least signal to noise of a star in every band. Change it to less where there are few stars.
     match_radius
-        How far a star may be from its place in the catalogue.
+        How far a star may be from its place in the catalogue. Change it to more where the mosaic's WCS is coarse,
+        to less in crowded fields.
     white_index
-        Colour of white in the catalogue: B-V 0.65 is G2V, as is BP-RP 0.82.
+        Colour of white in the catalogue: B-V 0.65 is G2V, as is BP-RP 0.82. Change it to make another kind of star
+        white, as 0.3 for an average spiral's light.
 
     Returns
     -------

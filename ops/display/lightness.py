@@ -88,11 +88,14 @@ def replace_lightness(
     luminance
         Stretched luminance of the same canvas: one channel or band, stretched with the tones of the colours.
     midtones
-        Balance of the lightness: below 0.5 brighter.
+        Balance of the lightness: below 0.5 brighter. Change it to less where the luminance looks dull, to more
+        where it overwhelms the colours.
     saturation
-        Balance of the chroma: below 0.5 more colour where it is light.
+        Balance of the chroma: below 0.5 more colour where it is light. Change it to less where the luminance
+        washes the colours out.
     colour_smoothing
-        σ of the Gaussian over a* and b*: takes the noise of the colours away.
+        σ of the Gaussian over a* and b*: takes the noise of the colours away. Change it to more where colours are
+        noisy.
 
     Returns
     -------

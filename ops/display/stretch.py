@@ -207,28 +207,34 @@ def stretch(
         Black, white and midtones (`tones`); may be left out for a picture that is between 0 and 1 already.
     method
         stf: midtones transfer function with the midtones of `tones`; mtf: with `midtones`; asinh; ghs: generalized
-        hyperbolic; none: only from black to white.
+        hyperbolic; none: only from black to white. Change it to asinh where star colours shall last to the
+        brightest, to ghs to place the contrast yourself.
     midtones
-        Value between black and white that becomes 0.5 (mtf).
+        Value between black and white that becomes 0.5 (mtf). Change it with method = mtf: less is brighter.
     strength
-        Of asinh (β) or ghs (ln(D + 1)); 0: what brings the median to the background level of `tones`.
+        Of asinh (β) or ghs (ln(D + 1)); 0: what brings the median to the background level of `tones`. Change it
+        with method = asinh or ghs: more is brighter.
     local
-        b of ghs: -1 logarithmic, 0 exponential, 1 harmonic.
+        b of ghs: -1 logarithmic, 0 exponential, 1 harmonic. Change it with method = ghs: more gives more contrast
+        near `symmetry`.
     symmetry
-        SP of ghs, where the contrast is highest; -1: at the median.
+        SP of ghs, where the contrast is highest; -1: at the median. Change it with method = ghs, to the brightness
+        of what shall show best.
     protect_shadows
-        LP of ghs: linear below it.
+        LP of ghs: linear below it. Change it with method = ghs, where the sky becomes too dark.
     protect_highlights
-        HP of ghs: linear above it.
+        HP of ghs: linear above it. Change it with method = ghs, where stars become too large.
     curve
-        Points [x, y] of a smooth rising curve, applied last.
+        Points [x, y] of a smooth rising curve, applied last. Change it for more or less contrast at the end.
     keep_colour
         1: the curve is applied to the mean of the channels and their ratios stay; 0: to each channel; between:
-        mixed.
+        mixed. Change it to 1 for the fullest colours of stars and cores, to 0 for softer ones.
     saturation
-        Factor of the differences of the channels from their mean.
+        Factor of the differences of the channels from their mean. Change it to taste; 1 leaves the colours as they
+        are.
     fill_gaps
         Fill holes narrower than twice so much, such as the burnt-out cores of stars, from around them; 0: none.
+        Change it to more where burnt-out stars leave holes.
 
     Returns
     -------

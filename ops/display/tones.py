@@ -68,12 +68,15 @@ def tones(
         Of the linear picture (`survey`).
     linked
         All channels get one stretch, so that colours stay; otherwise each its own, which makes any cast grey.
+        Change it to false to look at data before the white balance, and for narrowband palettes.
     shadows
-        Black is the median and so many σ (1.4826 MAD).
+        Black is the median and so many σ (1.4826 MAD). Change it nearer to 0 for a darker sky, farther from it
+        where faint parts are cut off.
     background
-        Where the median lands, 0…1.
+        Where the median lands, 0…1. Change it to less for a darker picture.
     white
-        Quantile of the pixels that is white; the stars above it are clipped.
+        Quantile of the pixels that is white; the stars above it are clipped. Change it to more where cores of
+        bright objects burn out.
 
     Returns
     -------

@@ -195,30 +195,32 @@ def blend(
         Masks of trails, ghosts and blobs (`artifacts`).
     levels
         What panels disagree about is spread over some 2 · 2 ** levels pixels on either side; overlaps should be
-        at least as wide.
+        at least as wide. Change it to less where overlaps are narrower than that, to more where broad steps
+        between panels are left.
     rejection
-        As in `integrate`, over the frames of all panels together.
+        As in `integrate`, over the frames of all panels together. Change it as in `integrate`.
     low
-        Limit below the centre, as in `integrate`.
+        Limit below the centre, as in `integrate`. Change it as in `integrate`.
     high
-        Limit above the centre.
+        Limit above the centre. Change it as in `integrate`.
     significance
-        esd: chance of finding an outlier in a pixel without one.
+        esd: chance of finding an outlier in a pixel without one. Change it as in `integrate`.
     grow
-        Reject the neighbours of strong outliers from 2 sigma on.
+        Reject the neighbours of strong outliers from 2 sigma on. Change it as in `integrate`.
     weighting
-        As in `integrate`.
+        As in `integrate`. Change it as in `integrate`.
     weight_rule
-        As in `integrate`.
+        As in `integrate`. Change it with `weighting`.
     resampling
-        As in `integrate`.
+        As in `integrate`. Change it as in `integrate`.
     clamp
-        As in `integrate`.
+        As in `integrate`. Change it as in `integrate`.
     taper
         Width of the band along a frame's edges in which its weight falls to nothing, as a fraction of the
-        shorter side.
+        shorter side. Change it as in `integrate`.
     tile
-        Side of a tile of the canvas, a multiple of 32 and more than 7 · 2 ** levels.
+        Side of a tile of the canvas, a multiple of 32 and more than 7 · 2 ** levels. Change it to more with more
+        `levels`, to less where the plan says that a task does not fit the memory.
     task_memory
         Memory one tile may take; frames are resampled in strips to stay below it.
 

@@ -152,37 +152,41 @@ def drizzle(
     artifacts
         Masks of trails, ghosts and blobs (`artifacts`): what they cover of a frame is not dropped.
     scale
-        Pixels of the result along one of the registered canvas.
+        Pixels of the result along one of the registered canvas. Change it to 1 where stars are wider than 2.5
+        pixels (nothing is gained), to 3 only with some fifty dithered frames and stars under 1.5 pixels.
     pixfrac
         Side of a drop, of the sensor's pixel. Smaller is sharper and needs more frames: at scale 2 some 10 for
-        0.9, of colour sensors four times that for red and blue.
+        0.9, of colour sensors four times that for red and blue. Change it to 1 with few frames, to 0.7 and less
+        with many; where the weight map is grainy it is too small.
     kernel
         square: the drop as it lies on the canvas, by exact overlap; turbo: a square of its area along the canvas'
-        axes; point: all of it in one pixel, noise stays white, needs most frames.
+        axes; point: all of it in one pixel, noise stays white, needs most frames. Change it to turbo for speed
+        where frames are hardly turned, to point with hundreds of frames.
     colours
         mosaic: of colour sensors the sensor's own pixels are dropped (CFA drizzle); planes: superpixels. Frames
-        come from debayer either way, with method = superpixel.
+        come from debayer either way, with method = superpixel. Change it to planes with fewer than some forty
+        frames of a colour sensor.
     rejection
         How outliers are found on the registered canvas, as `integrate` does; a frame's pixel goes if its sample
-        at the canvas pixel under its centre does.
+        at the canvas pixel under its centre does. Change it as in `integrate`.
     low
-        Limit below the centre, as in `integrate`.
+        Limit below the centre, as in `integrate`. Change it as in `integrate`.
     high
-        Limit above the centre.
+        Limit above the centre. Change it as in `integrate`.
     significance
-        esd: chance of finding an outlier in a pixel without one.
+        esd: chance of finding an outlier in a pixel without one. Change it as in `integrate`.
     grow
-        Reject the neighbours of strong outliers from 2 sigma on.
+        Reject the neighbours of strong outliers from 2 sigma on. Change it as in `integrate`.
     weighting
-        As in `integrate`; inverse_variance and point_source count the noise of areas.
+        As in `integrate`; inverse_variance and point_source count the noise of areas. Change it as in `integrate`.
     weight_rule
-        As in `integrate`.
+        As in `integrate`. Change it with `weighting`.
     taper
         Width of the band along a frame's edges in which its weight falls to nothing, as a fraction of the
-        shorter side.
+        shorter side. Change it as in `integrate`.
     tile
         Side of a tile in pixels of the registered canvas, a multiple of 32; those of the result have
-        scale times as many.
+        scale times as many. Change it to less where the plan says that a task does not fit the memory.
     task_memory
         Memory one tile may take; tiles with many frames are computed in strips to stay below it.
 

@@ -236,37 +236,51 @@ def integrate(
         (from 3), noise (the frames' noise and that of the surroundings),
         averaged (the scatter of the surroundings), none. With fewer samples all compare as noise does; of two the
         higher goes. auto is winsorized, and where one frame is alone cosmic rays are found by their sharpness and
-        left without data.
+        left without data. Change it to esd or linear with twenty-five frames and more over a place and changing
+        skies, to noise with five and fewer, to none to see what it takes away.
     low
         Limit below the centre; samples beyond it are rejected. In standard deviations; for percentile a fraction
         of the centre, for minmax a number of samples, for linear mean deviations, for esd a factor on the test.
-        None: 4; averaged 4.5, percentile 0.2, minmax 1, linear 10, esd 1.
+        None: 4; averaged 4.5, percentile 0.2, minmax 1, linear 10, esd 1. Change it to more where dark structure
+        is lost, as `skyloom pixel` and the map of rejected samples show.
     high
-        Limit above the centre. None: 3; averaged 3.5, percentile 0.1, minmax 1, linear 9, esd 1.
+        Limit above the centre. None: 3; averaged 3.5, percentile 0.1, minmax 1, linear 9, esd 1. Change it to less
+        where trails are left, to more where star cores are rejected in changing seeing.
     significance
-        esd: chance of finding an outlier in a pixel without one.
+        esd: chance of finding an outlier in a pixel without one. Change it to less where the map of rejected
+        samples shows more than outliers.
     grow
         Reject the neighbours of strong outliers from 2 sigma on: the wings of trails, ringing around cosmic rays.
+        Change it to false where many frames overlap and every sample counts.
     combination
-        mean: weighted; median: of the samples kept, all alike.
+        mean: weighted; median: of the samples kept, all alike. Change it to median for a look at what few frames
+        share; it has a quarter more noise.
     weighting
         inverse_variance: frames weigh 1 / noise² in canvas units, best for what is extended; point_source: that
         over FWHM²; psf_signal, psf_snr: PixInsight's, from the frames' stars; exposure; keyword, expression: as
-        weight_rule says; none: all the same. Weights steer the mean, not what is rejected.
+        weight_rule says; none: all the same. Weights steer the mean, not what is rejected. Change it to
+        point_source for stars and small galaxies in changing seeing, to exposure or none to compare with other
+        programs.
     weight_rule
         The keyword of the headers, such as SSWEIGHT, or an expression such as: snr / fwhm ** 2. Names are those of
-        approve's rule, and scale (what the frame's pixels are multiplied with).
+        approve's rule, and scale (what the frame's pixels are multiplied with). Change it with `weighting` =
+        keyword or expression.
     resampling
         lanczos3, lanczos4, bicubic, bilinear, nearest, or area (mean over the canvas pixel); auto is area for
-        frames in which a canvas pixel is wider than 1.2 pixels, else lanczos3.
+        frames in which a canvas pixel is wider than 1.2 pixels, else lanczos3. Change it to bicubic or bilinear
+        where stars are narrower than 1.5 pixels and rings show, to lanczos4 for the last bit of sharpness with
+        well sampled stars.
     clamp
         How far lanczos and bicubic may undershoot beside what is sharper than a star, as a fraction of the range
-        of the pixels around; 1 = as far as they do.
+        of the pixels around; 1 = as far as they do. Change it to 1 for photometry of stars narrower than 1.5
+        pixels, to 0 where dark rings around stars show.
     taper
         Width of the band along a frame's edges in which its weight falls to nothing, as a fraction of the
-        shorter side.
+        shorter side. Change it to more where borders of frames show in the noise or in the seeing, to 0 for a
+        single pointing without dither.
     tile
-        Side of a tile of the canvas, a multiple of 32.
+        Side of a tile of the canvas, a multiple of 32. Change it to 512 or 256 where the plan says that a task
+        does not fit the memory: hundreds of frames over one place.
     task_memory
         Memory one tile may take; tiles with many frames are computed in strips to stay below it.
 

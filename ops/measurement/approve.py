@@ -150,7 +150,8 @@ def approve(session: xr.Dataset, measurement: xr.Dataset, *, rule: str = "") -> 
         What a frame must be, such as: fwhm < 4 px and eccentricity < 0.6 and stars > 0.3 * median(stars). Names:
         fwhm (px), eccentricity, stars, noise, background (adu), snr, psf_signal, psf_snr, valid, exposure (s),
         temperature; functions: median, mean, sigma (robust), best and least over all frames, min, max, abs, sqrt,
-        log, exp. Empty approves all.
+        log, exp. Empty approves all. Change it where the report shows frames that are out of focus, trailed or
+        clouded. Noisy frames weigh little as it is; leave out those that would make stars wider.
 
     Returns
     -------

@@ -227,16 +227,22 @@ def measure(
     session
         Table over `frame` from `ingest` (or from `calibrate`).
     cell
-        Side of the square cells whose clipped means feed the normalization.
+        Side of the square cells whose clipped means feed the normalization. Change it to more for very large
+        frames (it saves memory in the solves), to less for frames smaller than some 500 pixels.
     max_stars
-        Stars kept a frame, brightest first.
+        Stars kept a frame, brightest first. Change it to more where panels overlap little and have few stars in
+        common, to less to save memory with thousands of frames.
     threshold
-        Detection limit in σ of the smoothed frame.
+        Detection limit in σ of the smoothed frame. Change it to less for narrowband frames with few stars, to more
+        where noise or hot pixels are taken for stars.
     background_mesh
-        Mesh of the background that is taken off to find stars; larger than the largest star.
+        Mesh of the background that is taken off to find stars; larger than the largest star. Change it to more
+        where large bright stars or small galaxies disappear into the background, to less where nebula is full of
+        structure.
     aperture
         Radius of the flux aperture in units of each frame's own FWHM, so that it encloses the same share of a
-        star's light in good and bad seeing.
+        star's light in good and bad seeing. Change it to less in crowded fields, to more for bright isolated
+        stars.
 
     Returns
     -------

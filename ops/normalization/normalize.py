@@ -122,43 +122,57 @@ def normalize(
         new: all frames are solved. keep: frames of the project's last run keep their scale and background exactly,
         and new ones are solved against the sky these make (joint, constants). auto: the same, unless new frames
         differ from that sky by more than `solution_tolerance`: then all are solved. Else the folder of a project,
-        whose frames are held.
+        whose frames are held. Change it to keep to add a night to a mosaic that shall stay as it is, to auto to
+        let the program decide.
     solution_tolerance
         How far the means of new frames over a quarter of their side may lie from the sky kept, beyond errors.
+        Change it to less where new frames shall never shift the level of the old ones.
     mode
         joint: scales from all matched stars, backgrounds from all overlaps, one solve each a band; constants: the
         same with backgrounds of one number a frame; reference: each frame against a reference, scale from its
         stars, a background that follows the difference to an eighth of a frame; linear: the same with one number
-        a frame; none: frames as they are.
+        a frame; none: frames as they are. Change it to reference to work as PixInsight's LocalNormalization does,
+        to constants or linear to compare, to none where frames are normalized already.
     degree
         Of the background surfaces in detector coordinates (joint): 0 constants, 1 planes, 2 quadratics, up to 4.
         auto raises it only while what the surfaces foretell of overlaps held out of the solve gets better. How
-        large each degree is, is measured: one that is not there stays small.
+        large each degree is, is measured: one that is not there stays small. Change it to 0 or 1 where nebula
+        fills all frames and panels overlap little, so that nothing tells a bent sky from a bent background.
     anchors
         Images (paths) whose background has no gradient, such as a wide-field image with a WCS, of any scale and in
-        any units (joint, constants): they fix the long waves which overlaps cannot see.
+        any units (joint, constants): they fix the long waves which overlaps cannot see. Change it for mosaics of
+        many panels: an image of the whole field is the only thing that knows the slow light from end to end.
     held
-        Names (or patterns: *_0012.fits) of frames whose background has no gradient (joint).
+        Names (or patterns: *_0012.fits) of frames whose background has no gradient (joint). Change it where you
+        know frames of a dark, moonless night.
     background
-        Places which show nothing but background (joint, constants): "RA DEC RADIUS" in degrees each.
+        Places which show nothing but background (joint, constants): "RA DEC RADIUS" in degrees each. Change it
+        where you know plain sky and have no image to anchor to.
     shared
         night: the backgrounds of a night's frames of one camera have a part in common, in detector coordinates
         (the flat's error, the moon while the telescope does not turn), whose size is measured beside that of the
-        frames' own; none: frames know nothing of each other (joint).
+        frames' own; none: frames know nothing of each other (joint). Change it to night where the moon or a bad
+        flat leaves the same gradient in all frames of a night.
     reference
         What frames are compared with (reference, linear): panel = the best frames of the same panel; canvas =
-        those of all panels, tied by one number each; else an image with a WCS (its path), of any scale.
+        those of all panels, tied by one number each; else an image with a WCS (its path), of any scale. Change it
+        with mode = reference or linear.
     best
         Frames of each panel a reference is made of: those with little noise and little gradient of their own.
+        Change it with mode = reference or linear: more for a smoother reference, less where few frames are good.
     scale_low, scale_high
-        Frames whose scale (beyond exposure time) is outside are named in `note`.
+        Frames whose scale (beyond exposure time) is outside are named in `note`. Change it to less where thin
+        clouds shall not be told.
     flagged
-        keep, or drop (not used): frames whose scale is outside, and those that disagree with all others.
+        keep, or drop (not used): frames whose scale is outside, and those that disagree with all others. Change it
+        to drop where clouds or another target got among the frames.
     superpixel
         Side of the sky samples in frame pixels (a multiple of the measurement's cell); none takes a 32nd of a
-        frame's shorter side.
+        frame's shorter side. Change it to less for small frames with steep gradients, to more to save memory with
+        thousands of frames.
     clip
-        Samples that disagree with the other frames by more than this (robust σ) do not count.
+        Samples that disagree with the other frames by more than this (robust σ) do not count. Change it to less
+        where moving or variable things disturb the fit, to more where steep nebula is clipped.
 
     Returns
     -------

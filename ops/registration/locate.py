@@ -436,20 +436,27 @@ def locate(
         A location whose frames stay where they are; `solution` says which.
     solution
         new: all frames are placed together. keep (or auto): frames that the project's last run placed stay exactly
-        there, and the others are brought onto them. Else the folder of a project whose frames are held.
+        there, and the others are brought onto them. Else the folder of a project whose frames are held. Change it
+        to keep to add a night to a mosaic that shall stay as it is.
     trust
-        verified: a header's WCS is kept where it agrees with the stars; never: all are solved for.
+        verified: a header's WCS is kept where it agrees with the stars; never: all are solved for. Change it to
+        never where headers are wrong in a way that stars of neighbours cannot show.
     tolerance
-        Disagreement from which on a header's WCS is replaced.
+        Disagreement from which on a header's WCS is replaced. Change it to more where frames are kept out by a
+        distortion that headers do not describe.
     min_matches
-        Stars two frames must have in common to be connected.
+        Stars two frames must have in common to be connected. Change it to less for narrowband frames with few
+        stars, at the risk of a false match.
     distortion
-        Solve for the distortion each camera has (degrees 2 and 3) where the frames overlap enough.
+        Solve for the distortion each camera has (degrees 2 and 3) where the frames overlap enough. Change it to
+        false with very few stars, where the solution of the distortion is not known well.
     solve
         Look frames that no header places up on the sky. auto: near the mount's pointing, at the scale by focal
         length and pixel size, in the star catalogue (pip install 'skyloom[solve]') and with solve-field, whichever
         is installed; catalogue: in the star catalogue, at last over the whole sky and at any scale (a minute), and
-        where headers have a WCS too; solve-field: with that program, likewise; never: relative places only.
+        where headers have a WCS too; solve-field: with that program, likewise; never: relative places only. Change
+        it to catalogue where no header says where frames look, to never where the place on the sky does not
+        matter.
 
     Returns
     -------

@@ -284,46 +284,59 @@ def register(
     solution
         new: every frame is placed anew. keep (or auto): frames of the project's last run stay exactly where they
         were, new ones are placed among them, and the canvas is kept. Else the folder of a project, whose frames
-        and canvas are held.
+        and canvas are held. Change it to keep to add a night to a mosaic that shall stay as it is.
     canvas
         auto: chosen from the frames. keep: that of the project's last run, which grows by whole tiles where frames
         reach beyond it, so no pixel moves; what else is asked of a canvas counts in the first run only. Else
         given: a FITS or XISF image (a mosaic, a frame), a text file of FITS cards, such cards themselves, or the
-        folder of a project; frames outside are left out.
+        folder of a project; frames outside are left out. Change it to the file of another image to get the same
+        pixels, such as for Ha over an RGB of last year.
     growth
-        A given canvas may grow by multiples of this; 0: it stays as it is.
+        A given canvas may grow by multiples of this; 0: it stays as it is. Change it where new panels shall extend
+        a given canvas.
     target
         What lies in the middle: an object of Messier's catalogue ("M 31") or a position ("10.68 +41.27" in
-        degrees, "00:42:44 +41:16:09"); without a size the reference point of a canvas around the frames.
+        degrees, "00:42:44 +41:16:09"); without a size the reference point of a canvas around the frames. Change it
+        where the canvas shall be centred on an object.
     size
-        Width and height ("2 x 1.5 deg", "3000 x 2000 px"); none: tight around the frames.
+        Width and height ("2 x 1.5 deg", "3000 x 2000 px"); none: tight around the frames. Change it where only a
+        part of what the frames cover is wanted.
     pixel_scale
-        Side of a canvas pixel; none takes the finest of the bands' usual scales.
+        Side of a canvas pixel; none takes the finest of the bands' usual scales. Change it to less to keep the
+        resolution of the best frames, to more for a quick look at a large mosaic.
     projection
         Of the canvas, a FITS code; auto is TAN, beyond a radius of 12 degrees ZEA, for strips longer than 90
-        degrees CEA.
+        degrees CEA. Change it to what the next program or a survey wants.
     orientation
         north: north up, east left; frames: the rotation of the frames, where they share one within a degree;
-        tight: that of the smallest canvas.
+        tight: that of the smallest canvas. Change it to frames where nothing shall be turned, to tight to save
+        canvas.
     rotation
-        Direction that is up, east of north; none: as orientation says.
+        Direction that is up, east of north; none: as orientation says. Change it for a picture with another side
+        up.
     tile
-        Side of the square tiles the canvas is cut into.
+        Side of the square tiles the canvas is cut into. Change it with integrate.tile.
     max_gap
         Empty sky, in frame diagonals, that still lets separate fields share a canvas; frames further away are
-        left out when they are few, and refused when they are many.
+        left out when they are few, and refused when they are many. Change it to more where far fields belong on
+        one canvas, to less where stray frames make it large.
     max_canvas
-        Largest canvas that is accepted.
+        Largest canvas that is accepted. Change it to more for mosaics beyond 140,000 pixels a side.
     refine
-        shift: one global solve of a shift a frame; none: the WCS as it is, verified only.
+        shift: one global solve of a shift a frame; none: the WCS as it is, verified only. Change it to none where
+        the WCS of the headers is better than stars of single frames can tell.
     search
-        How far from its WCS position a frame is looked for, a side.
+        How far from its WCS position a frame is looked for, a side. Change it to more where headers are off by
+        more, and locate is not part of the workflow.
     tolerance
-        Distance at which two detections may be one star, and beyond which a WCS counts as wrong.
+        Distance at which two detections may be one star, and beyond which a WCS counts as wrong. Change it to more
+        where the headers' WCS lacks the distortion of a wide field.
     max_residual
-        Frames whose stars disagree more than this (rms) with overlapping frames are left out.
+        Frames whose stars disagree more than this (rms) with overlapping frames are left out. Change it to more
+        for undersampled frames, to less where doubled stars show.
     min_matches
-        Fewer matching stars than this prove nothing: such frames stay on their WCS.
+        Fewer matching stars than this prove nothing: such frames stay on their WCS. Change it to less for
+        narrowband frames with few stars.
 
     Returns
     -------

@@ -192,21 +192,27 @@ def deconvolve(
     psf
         The PSF of each region (`psf`).
     bands
-        Names of the bands to deconvolve, as ["L"]; empty: all. The others pass unchanged.
+        Names of the bands to deconvolve, as ["L"]; empty: all. The others pass unchanged. Change it to the bands
+        that carry the detail: L of LRGB.
     target
         FWHM to work towards as a fraction of the median one of these bands, the same everywhere and in all of
-        them; never less than 1.6 pixels. Where the PSF is wider than usual the stars come less close to it.
+        them; never less than 1.6 pixels. Where the PSF is wider than usual the stars come less close to it. Change
+        it to 0.7 for a gentler result, to less only where the signal is strong and stars are sampled well.
     iterations
-        Of Richardson-Lucy. Fewer are gentler.
+        Of Richardson-Lucy. Fewer are gentler. Change it to less where bright structure looks hard, to more where
+        `target` is not reached.
     regularisation
         A wavelet layer of the image is left as it is where it is less significant than this. 0: all is followed.
+        Change it to more where grain appears in nebulae, to less where weak detail stays soft.
     background
         Only where layers of the image are more significant than this is anything changed, fully from twice that
-        on. 0: everywhere.
+        on. 0: everywhere. Change it to more where the sky beside objects becomes grainy.
     deringing
-        How far below its surroundings anything beside a star may become.
+        How far below its surroundings anything beside a star may become. Change it to less where dark rings show
+        around stars.
     star_protection
-        How much of their old pixels saturated stars keep: they have another shape than the PSF.
+        How much of their old pixels saturated stars keep: they have another shape than the PSF. Change it to less
+        where bright stars look bloated beside the others.
 
     Returns
     -------

@@ -177,24 +177,30 @@ def denoise(
         Its `noise_levels`: what the noise really is at each scale, and how large that of the whole mosaic is.
         Without it the variance map and the resampling's correlation are believed, and steps of depth stay.
     strength
-        1 - strength of the noise stays; 1 leaves a sky like plastic.
+        1 - strength of the noise stays; 1 leaves a sky like plastic. Change it to taste: 0.5 is hardly seen as
+        noise reduction, above 0.9 looks like plastic.
     threshold
         Coefficients which, with their neighbours, are below so many σ (rms) shrink as noise; from twice as many on
-        they stay as they are.
+        they stay as they are. Change it to more where grain is left as if it were detail, to less where faint
+        detail goes.
     protect
         What lies up to so many steps (of 2^(scale - 1) pixels) from such coefficients stays too. With 3 bright
         stars keep their flux to 1 %, and a disc of noise; with 0 that disc is small, and fluxes change by up to
-        10 %.
+        10 %. Change it to 0 where discs of noise around stars disturb and fluxes do not matter.
     scales
-        Structures up to 2^scales pixels; noise of larger ones stays.
+        Structures up to 2^scales pixels; noise of larger ones stays. Change it to more where blotches wider than
+        32 pixels are left.
     scale_strength
         Strength of each scale, finest first, times `strength`; scales without a value take 1, 1, 1, 0.6, 0.3, 0.3,
-        0.3: there is little noise in the coarse ones, and faint clouds.
+        0.3: there is little noise in the coarse ones, and faint clouds. Change it where noise of one size is left
+        over: name the strengths of all scales up to it.
     chroma_left
-        What stays of noise in colour, as a fraction of what stays in brightness (channels R, G, B).
+        What stays of noise in colour, as a fraction of what stays in brightness (channels R, G, B). Change it to
+        less where coloured grain is left.
     even
         The noise that stays is everywhere 1 - strength of that of the mosaic's deep parts (lower quarter), but
-        never more than there was; needs `noise`.
+        never more than there was; needs `noise`. Change it to false where deep parts shall become smoother than
+        shallow ones, as they are in the data.
 
     Returns
     -------

@@ -172,7 +172,7 @@ def noise_levels(
     image
         A linear mosaic over (band, y, x), or channels, with its variance.
     scales
-        Structures of 2, 4, … 2^scales pixels.
+        Structures of 2, 4, … 2^scales pixels. Change it with denoise.scales, which cannot be more.
 
     Returns
     -------

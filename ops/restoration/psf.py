@@ -136,7 +136,8 @@ def psf(
     stars
         PSF of the regions with stars (`psf_stars`).
     enough
-        Stars a PSF should rest on; with fewer, neighbours are added by distance, at last the whole canvas.
+        Stars a PSF should rest on; with fewer, neighbours are added by distance, at last the whole canvas. Change
+        it to less where the PSF changes quickly over the field, to more where single stars make it noisy.
 
     Returns
     -------

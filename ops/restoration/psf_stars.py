@@ -173,18 +173,22 @@ def psf_stars(
     image
         A linear mosaic over (band, y, x).
     region
-        Side of a region; regions begin at the canvas' corner, whatever its tiles.
+        Side of a region; regions begin at the canvas' corner, whatever its tiles. Change it to less for optics
+        whose stars change quickly towards the corners, where there are enough stars.
     radius
-        Of the PSF, some four times the FWHM: what a star has beyond it is not concentrated.
+        Of the PSF, some four times the FWHM: what a star has beyond it is not concentrated. Change it to more for
+        wide or badly seeing-limited stars.
     snr
-        Least peak of a star over the noise of a pixel.
+        Least peak of a star over the noise of a pixel. Change it to less where there are few stars.
     stars
-        Most stars of a region, the brightest.
+        Most stars of a region, the brightest. Change it to more where the PSF looks noisy and stars are many.
     least
-        Regions with fewer get theirs from their neighbours (`psf`).
+        Regions with fewer get theirs from their neighbours (`psf`). Change it to more where regions with few stars
+        get an odd PSF.
     saturation
         Level of the mosaic (its units) from which stars are saturated. None: their cores tell, which are lower
-        than the wings foretell even where frames laid over one another have rounded flat tops off.
+        than the wings foretell even where frames laid over one another have rounded flat tops off. Change it where
+        bright stars get rings: give the level at which they are flat.
 
     Returns
     -------

@@ -73,15 +73,17 @@ def ingest(
     files
         Files of frames, in any format skyloom reads, and folders, which are searched with all their subfolders.
     bands
-        Bands (or filters) of lights to take, as the session names them; none = all.
+        Bands (or filters) of lights to take, as the session names them; none = all. Change it to stack some of the
+        filters of a folder.
     take
-        lights = light frames and those that do not say what they are; all = calibration frames too.
+        lights = light frames and those that do not say what they are; all = calibration frames too. Change it to
+        all in workflows that calibrate; the presets that begin with raw frames have it.
     patterns
         How names are made, such as "{object}_{kind}_{band}_{exposure}s_{temperature}C" (* = anything; slashes for
-        folders): read where a header is silent.
+        folders): read where a header is silent. Change it where headers say too little and names say it.
     overrule
         What frames are whatever their headers say: a list of {match: pattern of paths, fact: value, …}, such as
-        {match: "*/flats/*", kind: flat, band: Ha}.
+        {match: "*/flats/*", kind: flat, band: Ha}. Change it where headers are wrong.
 
     Returns
     -------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -113,3 +114,14 @@ def test_broken_entry_point_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "entry_points", lambda group: [point])
     with pytest.raises(ConfigError, match=r"entry point 'mine' .* cannot be loaded"):
         registry.all_ops()
+
+
+def test_every_parameter_says_what_it_does_and_when_to_change_it() -> None:
+    silent = [
+        f"{op.name}.{p.name}"
+        for op in registry.all_ops().values()
+        if op.origin == "skyloom" and op.function.__module__.startswith("skyloom.")
+        for p in op.parameters.values()
+        if not p.execution and (len(p.what) < 5 or not re.match(r"Change it (\w+) .*\.$", p.when))
+    ]
+    assert not silent, f"end their texts with a sentence: {registry.CHANGE} to more where …"
