@@ -146,6 +146,12 @@ def drive(
                 launch(task, 1)
         if not flying:
             break
+        if scheduler.local and (failure is not None or stop.is_set()):
+            # Those that wait for a thread have not begun.
+            for future in [f for f in flying if f.cancel()]:
+                del flying[future]
+            if not flying:
+                break
         # A timeout lets the main thread see signals.
         ready, _ = wait(flying, timeout=0.5, return_when=FIRST_COMPLETED)
         for future in ready:
