@@ -6,9 +6,9 @@
 CPU seconds of each node are linear in what the node works on: frames and Mpixel (measure, register, normalize),
 Mpixel x frames, tiles and Mpixel of canvas (integrate), Mpixel of canvas (export). The largest run of each series
 is left out of a first fit and foretold by it. With all of them the model then says what workers take for a canvas
-of panels of 6248 x 4176 px: a node of many tasks takes the longest of CPU / workers, the driver's time for its units
-(measured on the cluster), the frames' bytes over `--read` and the mosaic's over `--write` (MB/s of the shared disk
-or network, all workers together); the others run on one core.
+of panels of 6248 x 4176 px. A node of many tasks takes the longest of CPU / workers, the driver's time for its
+units (measured on the cluster), the frames' bytes over `--read` and the mosaic's over `--write` (MB/s of the
+shared disk or network, all workers together); the others run on one core.
 """
 
 from __future__ import annotations
