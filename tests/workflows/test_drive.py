@@ -1,4 +1,4 @@
-"""Tasks in flight on local threads: as many run as there are workers, one waits, and a stop does not begin it."""
+"""What surrounds units: as many run as there are workers, one waits and a stop does not begin it; memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from skyloom.ops.errors import DataError
+from skyloom.workflows import units
 from skyloom.workflows.journal import UnitRecord
 from skyloom.workflows.schedulers import open_scheduler
 from skyloom.workflows.units import drive
@@ -80,3 +81,19 @@ def test_a_task_that_waits_is_not_begun_after_a_stop(fails: bool) -> None:
     assert gate.begun == 2
     assert sorted(seen) == ([(1,)] if fails else [(0,), (1,)])
     assert len(problems) == fails
+
+
+def test_memory_goes_back_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, given = [100.0], []
+    monkeypatch.setattr(units, "_given_back", 0.0)
+    monkeypatch.setattr(units, "release_memory", lambda: given.append(clock[0]))
+    monkeypatch.setattr(units.time, "monotonic", lambda: clock[0])
+    for _ in range(9):
+        units._give_back()
+        clock[0] += units.GIVE_BACK_SECONDS * 0.4
+    assert given == pytest.approx([100.0 + units.GIVE_BACK_SECONDS * k for k in (0.0, 1.2, 2.4)])
+    clock[0] += 10
+    units._give_back()
+    clock[0] += units.GIVE_BACK_SECONDS
+    units._give_back()
+    assert len(given) == 5, "units that take longer give back each"
