@@ -53,6 +53,8 @@ class Cost:
     """Peak bytes of the unit's task."""
     rate: float
     """Mpixel·frames a second on one core, for the estimate of time."""
+    stored: float = 1.0
+    """Bytes on the disk over bytes of the arrays, at most: noise does not compress, counts and weights do."""
 
 
 UnitKeys = Callable[..., NDArray[np.str_]]

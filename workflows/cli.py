@@ -209,11 +209,19 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
 def _add_simulation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--panels", default="2x2", metavar="ROWSxCOLUMNS", help="panels (%(default)s)")
     parser.add_argument("--frames", type=int, default=4, help="frames a panel and band (%(default)s)")
-    parser.add_argument("--size", type=int, default=1024, help="side of a frame (%(default)s px)")
+    parser.add_argument(
+        "--size", default="1024", metavar="PX", help="side of a frame, or WIDTHxHEIGHT (%(default)s)"
+    )
+    parser.add_argument("--scale", type=float, metavar="ARCSEC", help="of a pixel (2; 4 of small frames)")
     parser.add_argument("--overlap", type=float, default=0.15, help="fraction of a side (%(default)s)")
     parser.add_argument("--bands", default="L", help="filters, with commas; CFA = a colour sensor (%(default)s)")
     parser.add_argument("--nights", type=int, default=2, help="nights (%(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="which sky and which noise (%(default)s)")
+    parser.add_argument(
+        "--lazy",
+        action="store_true",
+        help="write no frames but one small file; they are computed where they are read, on any canvas",
+    )
     parser.add_argument(
         "--raw", action="store_true", help="raw frames with bias, dark and flat frames beside them"
     )
@@ -519,17 +527,25 @@ def _completion(options: argparse.Namespace) -> int:
 
 def _simulate(options: argparse.Namespace) -> int:
     from skyloom.workflows.progress import reporter
-    from skyloom.workflows.simulate import placing_options, raw_options, session_from_options, simulate_and_report
+    from skyloom.workflows.simulate import (
+        image_size,
+        placing_options,
+        raw_options,
+        session_from_options,
+        simulate_and_report,
+        write_session,
+    )
 
     session = session_from_options(
         panels=options.panels,
         frames=options.frames,
-        size=options.size,
+        size=image_size(options.size),
         overlap=options.overlap,
         bands=[b.strip() for b in options.bands.split(",") if b.strip()],
         nights=options.nights,
         seed=options.seed,
         raw=options.raw,
+        scale=options.scale,
     )
     session = raw_options(
         session,
@@ -553,6 +569,10 @@ def _simulate(options: argparse.Namespace) -> int:
         hot=options.hot,
         bad=options.bad,
     )
+    if options.lazy:
+        path = write_session(Path(options.folder), session)
+        print(f"{len(session)} frames in {path}, the truth in {path.parent / 'truth.json'}")
+        return 0
     shown = reporter()
     try:
         paths = simulate_and_report(Path(options.folder), session, shown)

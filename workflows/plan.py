@@ -54,7 +54,7 @@ class NodePlan:
     """Mpixel·frames."""
     bytes_read: float
     bytes_written: float
-    """Uncompressed."""
+    """On the disk: compressed as far as the op foretells it."""
     unit_memory: float
     """Bytes of one task at its peak."""
     workers: int
@@ -414,7 +414,7 @@ def _cost_of(
         empty=empty,
         work=work,
         bytes_read=float(cost.read[todo].sum()),
-        bytes_written=float(layout.unit_bytes()) * int(todo.sum()),
+        bytes_written=cost.stored * float(layout.unit_bytes()) * int(todo.sum()),
         unit_memory=max(
             float(cost.memory[todo].max()) if todo.any() else 0.0,
             # What is taken over is read back: a variable at a time, compressed and not.

@@ -405,6 +405,9 @@ class Run:
             )
 
         window = planned.plan.workers if self.scheduler.local else self.scheduler.window
+        if self.scheduler.local and planned.plan.workers == self.scheduler.workers > 1:
+            # One more waits for a thread, so that none is idle while a finished unit gets into the journal.
+            window += 1
         if held and planned.keys is not None:
             tasks = take_overs(planned.reuse, held, planned.keys, writer)
             drive(self.scheduler, tasks, finished, window=window, stop=self.stop, node=name)

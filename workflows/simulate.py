@@ -20,6 +20,7 @@ from skyloom.ops.simulation.camera import Camera
 from skyloom.ops.simulation.faults import FAULTS, planted
 from skyloom.ops.simulation.presets import acceptance_session, like_rig, raw_conditions, second_rig
 from skyloom.ops.simulation.session import SimulatedSession
+from skyloom.ops.simulation.session_file import session_text
 from skyloom.ops.simulation.sky import SkyModel
 from skyloom.workflows.machine import count, format_seconds
 from skyloom.workflows.progress import Advance, Reporter
@@ -75,6 +76,49 @@ def simulate_session(
     _spoil_files(folder, session)
     (folder / TRUTH).write_text(json.dumps(session.truth(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return paths
+
+
+def write_session(directory: Path | str, session: SimulatedSession) -> Path:
+    """Write a session as one small file that can be planned and run like a folder of frames.
+
+    Its frames are computed where they are read. `truth.json` lies beside it.
+
+    Parameters
+    ----------
+    directory
+        Gets the file; made when absent.
+    session
+        What to simulate.
+
+    Raises
+    ------
+    ConfigError
+        For faults, which are of files.
+    """
+    if session.faults:
+        raise ConfigError("--faults are planted in files, and --lazy makes none; leave one of them out")
+    folder = Path(directory)
+    with disk_errors(f"writing to {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "session.sky"
+        path.write_text(session_text(session), encoding="utf-8")
+        text = json.dumps(session.truth(), indent=1, ensure_ascii=False) + "\n"
+        (folder / TRUTH).write_text(text, encoding="utf-8")
+    return path
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Width and height (px) of "1024" or "6248x4176".
+
+    Raises
+    ------
+    ConfigError
+        If it is neither.
+    """
+    found = re.fullmatch(r"\s*(\d+)\s*(?:[x×X]\s*(\d+)\s*)?", text)
+    if found is None:
+        raise ConfigError(f"the size of a frame is PIXELS or WIDTHxHEIGHT, as in 6248x4176; not {text!r}")
+    return int(found[1]), int(found[2] or found[1])
 
 
 def simulate_and_report(folder: Path, session: SimulatedSession, reporter: Reporter) -> list[Path]:
@@ -172,23 +216,33 @@ def session_from_options(
     *,
     panels: str,
     frames: int,
-    size: int,
+    size: int | tuple[int, int],
     overlap: float,
     bands: Sequence[str],
     nights: int,
     seed: int,
     raw: bool,
+    scale: float | None = None,
 ) -> SimulatedSession:
-    """Return the session of `simulate_from_options`."""
+    """Return the session of `simulate_from_options`.
+
+    `size` may be width and height of a frame, `scale` says the pixels' (arcsec; none = by the size).
+    """
     found = re.fullmatch(r"\s*(\d+)\s*[x×X]\s*(\d+)\s*", panels)
     if found is None:
         raise ConfigError(f"panels are ROWSxCOLUMNS, as in 2x3; not {panels!r}")
     rows, columns = int(found[1]), int(found[2])
-    if size < 64:
-        raise ConfigError(f"frames of {size} px are too small to hold stars to align by; use 64 or more")
-    # Small frames see with shorter focal lengths: enough stars in each.
-    scale = 2.0 if size >= 1024 else 4.0
-    field = 0.5 * max(rows, columns) * size * scale / 3600.0
+    width, height = (size, size) if isinstance(size, int) else size
+    if min(width, height) < 64:
+        raise ConfigError(
+            f"frames of {min(width, height)} px are too small to hold stars to align by; use 64 or more"
+        )
+    if scale is None:
+        # Small frames see with shorter focal lengths: enough stars in each.
+        scale = 2.0 if min(width, height) >= 1024 else 4.0
+    elif not 0.01 <= scale <= 600:
+        raise ConfigError(f"--scale {scale:g}: 0.01 to 600 arcsec a pixel")
+    field = 0.5 * max(rows * height, columns * width) * scale / 3600.0
     bayer = "RGGB" if tuple(bands) == ("CFA",) else ""
     session = acceptance_session(
         seed=seed,
@@ -198,7 +252,7 @@ def session_from_options(
         nights=nights,
         overlap=overlap,
         pixel_scale=scale,
-        camera=Camera(height=size, width=size, bayer=bayer),
+        camera=Camera(height=height, width=width, bayer=bayer),
         sky=SkyModel(
             seed=seed, extent=0.8 * field, coarsest=min(1.0, field), nebula=60.0 / scale**2, finest=8.0 * scale
         ),

@@ -27,6 +27,9 @@ from skyloom.workflows.store import Layout, UnitWriter
 ATTEMPTS = 3
 """Tries of a unit whose files or store gave an error of the system (not of the data)."""
 
+GIVE_BACK_SECONDS = 0.25
+"""Freed memory is handed back to the system this often; longer units do so each."""
+
 
 @dataclass(frozen=True)
 class UnitTask:
@@ -73,10 +76,25 @@ def run_unit(task: UnitTask) -> UnitRecord:
     checksum = task.writer.write(task.unit, named)
     key = task.key if task.lasting is None or task.lasting(named) else ""
     del arrays, named
-    # Many units leave holes in the heap of each thread: without this a large canvas peaks higher than a small one.
-    release_memory()
+    _give_back()
     end = time.time()
     return UnitRecord(task.unit, checksum, round(end - begin, 4), round(end, 3), key)
+
+
+_given_back = 0.0
+
+
+def _give_back() -> None:
+    """Hand freed memory back, once in `GIVE_BACK_SECONDS` at most.
+
+    Many units leave holes in the heap of each thread: without this a large canvas peaks higher than a small one.
+    After every unit it would cost small ones a tenth of their time, most of it to get the pages again.
+    """
+    global _given_back  # noqa: PLW0603  (a race makes it happen twice)
+    now = time.monotonic()
+    if now - _given_back >= GIVE_BACK_SECONDS:
+        _given_back = now
+        release_memory()
 
 
 def unit_tasks(
@@ -146,6 +164,12 @@ def drive(
                 launch(task, 1)
         if not flying:
             break
+        if scheduler.local and (failure is not None or stop.is_set()):
+            # Those that wait for a thread have not begun.
+            for future in [f for f in flying if f.cancel()]:
+                del flying[future]
+            if not flying:
+                break
         # A timeout lets the main thread see signals.
         ready, _ = wait(flying, timeout=0.5, return_when=FIRST_COMPLETED)
         for future in ready:

@@ -35,12 +35,14 @@ CAMERA_RAW = Format(
         *(".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
     ),
 )
-FORMATS = (XISF, TIFF, CAMERA_RAW)
+SESSION = Format("a simulated session", "skyloom.ops.simulation.session_file", (".sky",))
+FORMATS = (XISF, TIFF, CAMERA_RAW, SESSION)
 SUFFIXES = (*fits.SUFFIXES, *(suffix for form in FORMATS for suffix in form.suffixes))
 """Ends of the names of files a folder is searched for (lower case)."""
 ARCHIVE_SUFFIXES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".xz", ".zst", ".ser")
 """Ends of the names of files that may hold frames and are not read: to be reported, not passed over."""
 
+_SESSION_HEAD = b'{"skyloom": "simulated session"'
 _TIFF_HEADS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _RAW_HEADS = (
     b"FUJIFILMCCD-RAW",
@@ -96,6 +98,8 @@ def format_of(head: bytes, suffix: str) -> Format | None:
     """
     if head.startswith(b"XISF0100"):
         return XISF
+    if head.startswith(_SESSION_HEAD) or suffix in SESSION.suffixes:
+        return SESSION
     if head.startswith(_RAW_HEADS) or head[4:12] == b"ftypcrx ":
         return CAMERA_RAW
     if head.startswith(_TIFF_HEADS):

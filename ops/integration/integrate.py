@@ -40,6 +40,9 @@ SOURCE_BYTES = 4 + 4
 """Bytes of a frame pixel while it is read: float32 and what it was decoded from. Calibrated frames take more."""
 RATE = 9.0
 """Mpixel·frames a second of each of two tasks at a time: resampling 30, rejection and mean 50, writing 60."""
+STORED = 0.5
+"""Bytes of a stored mosaic over those of its arrays, at most: 0.22 with two frames a pixel, more where many
+pixels have rejected samples."""
 
 
 def canvas_of(registration: xr.Dataset, tile: int) -> Grid:
@@ -104,7 +107,7 @@ def _cost(
         memory[key] = strip_rows(
             grid, key[1:], found, task_memory, source, Rejection(rejection), combination, artifacts is not None
         )[1]  # fmt: skip
-    return Cost(work=work, read=read, memory=memory, rate=RATE)
+    return Cost(work=work, read=read, memory=memory, rate=RATE, stored=STORED)
 
 
 def _keys(

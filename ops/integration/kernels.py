@@ -89,6 +89,7 @@ def tap_table(kernel: str = "lanczos3") -> NDArray[np.float32]:
     return table
 
 
+@lru_cache(maxsize=4096)
 def kernel_noise_factor(kernel: str = "lanczos3", jacobian: float = 1.0) -> float:
     """Variance of a canvas pixel of white noise over that carried, mean over all sub-pixel positions.
 

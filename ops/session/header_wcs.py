@@ -15,9 +15,10 @@ from astropy.time import Time
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
+from skyloom.ops.formats.cards import value_text
 from skyloom.ops.formats.fits_header import Card, Header
 from skyloom.ops.formats.fits_lookup import refers_to_tables
-from skyloom.ops.grid import WCS_LOCK, parse_wcs, wcs_header
+from skyloom.ops.grid import WCS_LOCK, bare_wcs, parse_wcs, wcs_header
 from skyloom.ops.session.lookup_wcs import without_tables
 
 SCALE_ARCSEC = (0.01, 600.0)
@@ -33,6 +34,7 @@ _KEYWORD = re.compile(
     r"(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)[12]$|(PC|CD)[12]_[12]$|PC00[12]00[12]$|PV[12]_\d{1,2}$"
     r"|(A|B|AP|BP)_(ORDER|\d_\d)$|(LONPOLE|LATPOLE|EQUINOX|EPOCH|RADESYS|RADECSYS)$"
 )
+_POLYNOMIAL = re.compile(r"(A|B|AP|BP)_|PV")
 _ZENITHAL = ("TAN", "SIN", "ARC", "STG", "ZEA", "TPV", "ZPN")
 
 
@@ -88,10 +90,14 @@ class _NotUsableError(Exception):
 
 def _build(header: Header, kinds: list[str]) -> tuple[WCS, list[str]]:
     notes = []
+    found = {k: v for k in header if _KEYWORD.match(k) and (v := _plain(header[k])) is not None}
+    if all(k[5:8].strip("-") == "TAN" and len(k) == 8 for k in kinds) and not any(map(_POLYNOMIAL.match, found)):
+        wcs = bare_wcs([f"{keyword:<8}= {value_text(value)}".ljust(80) for keyword, value in found.items()])
+        if wcs is not None and wcs.wcs.lng >= 0 and wcs.wcs.lat >= 0:
+            return wcs, []
     cards = fits.Header()
-    for keyword in header:
-        if _KEYWORD.match(keyword) and (value := _plain(header[keyword])) is not None:
-            cards[keyword] = value
+    for keyword, value in found.items():
+        cards[keyword] = value
     projections = [k[5:8].strip("-") for k in kinds]
     sip = "A_ORDER" in cards or "B_ORDER" in cards
     if sip:

@@ -6,6 +6,7 @@ d = scale · (stars ⊗ PSF + nebula · pixel area) + background(u, v), in DN be
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -47,7 +48,7 @@ def light(
     bands = camera.bands or (exposure.band,)
     matrix = exposure.pointing.matrix(sky.axes)
     planes = np.zeros((len(bands), *shape))
-    table, x, y = _stars_near(exposure, sky, matrix, rows, columns)
+    table, x, y = stars_near(exposure, sky, matrix, rows, columns)
     for plane, band in zip(planes, bands, strict=True):
         flux = exposure.scale * sky.star_flux(table, band)
         if not exposure.scale:
@@ -78,7 +79,7 @@ def light(
     if exposure.trail > 0:
         x0, y0, angle = trail_line(camera, exposure)
         sigma = exposure.fwhm / 2.3548
-        _trail(x0, y0, angle, sigma, exposure.trail, rows.start, columns.start, out)
+        add_trail(x0, y0, angle, sigma, exposure.trail, rows.start, columns.start, out)
     return out
 
 
@@ -95,9 +96,10 @@ def bayer_phases(camera: Camera, rows: slice, columns: slice) -> list[tuple[str,
     ]
 
 
-def _stars_near(
+def stars_near(
     exposure: Exposure, sky: SkyModel, matrix: NDArray[np.float64], rows: slice, columns: slice
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Stars whose images may reach a window: rows of `SkyModel.plane_stars`, and x, y of each (px)."""
     assert exposure.pointing is not None
     margin = star_reach(exposure.fwhm, sky.star_bright) + 0.5 * math.hypot(*exposure.smear)
     t = np.linspace(0.0, 1.0, 17)
@@ -144,13 +146,13 @@ def cosmic_charge(camera: Camera, exposure: Exposure, rows: slice, columns: slic
     """Electrons that cosmic rays leave in a window."""
     out = np.zeros((rows.stop - rows.start, columns.stop - columns.start))
     if exposure.cosmic_rays > 0:
-        _tracks(cosmic_rays(camera, exposure), rows.start, columns.start, out)
+        tracks(cosmic_rays(camera, exposure), rows.start, columns.start, out)
     return out
 
 
 @njit(nogil=True, cache=True, fastmath=False)
-def _tracks(hits: NDArray[np.float64], row: int, column: int, out: NDArray[np.float64]) -> None:
-    """Add straight tracks (x, y, dx, dy, electrons) to a window, in steps of a quarter pixel."""
+def tracks(hits: NDArray[np.float64], row: int, column: int, out: NDArray[np.floating[Any]]) -> None:
+    """Add straight tracks (x, y, dx, dy, amount) to a window, in steps of a quarter pixel."""
     for n in range(hits.shape[0]):
         x, y, dx, dy, electrons = hits[n]
         steps = 1 + int(4.0 * math.hypot(dx, dy))
@@ -163,7 +165,7 @@ def _tracks(hits: NDArray[np.float64], row: int, column: int, out: NDArray[np.fl
 
 
 @njit(nogil=True, cache=True, fastmath=False)
-def _trail(
+def add_trail(
     x0: float,
     y0: float,
     angle: float,
@@ -171,7 +173,7 @@ def _trail(
     peak: float,
     row: int,
     column: int,
-    out: NDArray[np.float64],
+    out: NDArray[np.floating[Any]],
 ) -> None:
     """Add a straight trail through (x0, y0) with a Gaussian profile and a slow tumble."""
     c, s = math.cos(angle), math.sin(angle)

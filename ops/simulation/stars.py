@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -62,7 +63,7 @@ def _moffat(r2: float) -> float:
 
 @njit(nogil=True, cache=True, fastmath=False)
 def add_stars(
-    image: NDArray[np.float64],
+    image: NDArray[np.floating[Any]],
     row: int,
     column: int,
     x: NDArray[np.float64],

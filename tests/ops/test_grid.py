@@ -6,10 +6,11 @@ import pickle
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.wcs import WCS
 
 from skyloom.ops.errors import DataError
-from skyloom.ops.grid import Grid, parse_wcs, pixel_to_sky, sky_to_pixel, wcs_header
+from skyloom.ops.grid import Grid, bare_wcs, parse_wcs, pixel_to_sky, sky_to_pixel, wcs_header
 
 
 def tan(scale: float = 1.0, *, sip: bool = False) -> WCS:
@@ -28,6 +29,33 @@ def tan(scale: float = 1.0, *, sip: bool = False) -> WCS:
         wcs.sip = Sip(a, b, None, None, [500.5, 400.5])
     wcs.wcs.set()
     return wcs
+
+
+@pytest.mark.parametrize("projection", ["TAN", "ZEA", "STG", "SIN"])
+@pytest.mark.parametrize("system", [{}, {"RADESYS": "FK5", "EQUINOX": 2000.0}, {"LONPOLE": 150.0}])
+def test_a_wcs_without_distortion_is_read_as_astropy_reads_it(projection: str, system: dict[str, object]) -> None:
+    cards = fits.Header(
+        {
+            "CTYPE1": f"RA---{projection}", "CTYPE2": f"DEC--{projection}", "CRVAL1": 83.6, "CRVAL2": 22.0,
+            "CRPIX1": 512.25, "CRPIX2": 300.0, "CD1_1": -3e-4, "CD1_2": 1e-5, "CD2_1": 1.1e-5, "CD2_2": 3.1e-4,
+            **system,
+        }
+    )  # fmt: skip
+    text = cards.tostring(sep="\n", endcard=False, padding=False)
+    bare, whole = bare_wcs(text.split("\n")), WCS(cards, relax=True, naxis=2)
+    assert bare is not None
+    assert wcs_header(bare) == wcs_header(whole) == wcs_header(parse_wcs(text))
+    x, y = np.meshgrid(np.linspace(0, 1000, 11), np.linspace(0, 800, 9))
+    assert np.array_equal(bare.all_pix2world(x, y, 0), whole.all_pix2world(x, y, 0))
+
+
+def test_what_wcslib_does_not_read_is_left_to_astropy() -> None:
+    assert bare_wcs(["CTYPE1  = 'RA---TAN'"]) is None, "no card of 80 characters"
+    lone = ["CTYPE1  = 'RA---TAN'".ljust(80), "CTYPE2  = 'RA---TAN'".ljust(80)]
+    assert bare_wcs(lone) is None, "two right ascensions"
+    three = [f"CTYPE{i}  = '{name}'".ljust(80) for i, name in ((1, "RA---TAN"), (2, "DEC--TAN"), (3, "FREQ"))]
+    assert bare_wcs(three) is None, "a cube"
+    assert parse_wcs(wcs_header(tan(sip=True))).sip is not None
 
 
 @pytest.mark.parametrize("sip", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,6 +13,7 @@ import pytest
 
 from skyloom.ops.errors import CapacityError, DataError
 from skyloom.workflows import drawing
+from skyloom.workflows import plan as plan_module
 from skyloom.workflows.graph import Workflow
 from skyloom.workflows.machine import BASE_BYTES
 from skyloom.workflows.plan import make_plan
@@ -50,6 +52,15 @@ def test_disk_too_small_is_refused(
     plan = make_plan(toy_workflow, numbers(1), project=tmp_path / "p", memory=2**30)
     with pytest.raises(CapacityError, match=r"writes up to 3.8 KiB .* in node 'tiles'.*1000 B are free"):
         plan.check()
+
+
+def test_disk_of_what_compresses_is_what_is_left(
+    toy: dict[str, Any], toy_workflow: Workflow, numbers: Numbers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cost_of = plan_module.node_cost
+    monkeypatch.setattr(plan_module, "node_cost", lambda *given: replace(cost_of(*given), stored=0.25))
+    plan = make_plan(toy_workflow, numbers(1, 2), memory=2**30)
+    assert next(n for n in plan.nodes if n.name == "tiles").bytes_written == 15 * 8 * 8 * 4 / 4
 
 
 def test_done_work_costs_nothing(

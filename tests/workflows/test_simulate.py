@@ -15,6 +15,7 @@ from skyloom.ops.simulation.camera import Camera
 from skyloom.ops.simulation.simulate import SimulatedSession, demo_session
 from skyloom.workflows.cli import main
 from skyloom.workflows.simulate import (
+    image_size,
     placing_options,
     raw_options,
     session_from_options,
@@ -160,3 +161,34 @@ def test_stars_asked_for_are_found(tmp_path: Path) -> None:
     session = placing_options(plain, stars=80)
     image = np.ascontiguousarray(session.render(0), dtype=np.float32)
     assert 40 < len(measure_frame(image).stars) < 120
+
+
+def test_lazy_writes_no_frames_and_plans_like_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = ["--panels", "2x3", "--frames", "2", "--size", "640x480", "--scale", "3", "--overlap", "0.1"]
+    assert main(["simulate", str(tmp_path / "lazy"), "--lazy", *job]) == 0
+    assert "12 frames in" in capsys.readouterr().out
+    assert sorted(p.name for p in (tmp_path / "lazy").iterdir()) == ["session.sky", "truth.json"]
+    assert main(["plan", "mosaic", str(tmp_path / "lazy"), "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["frames"] == 12
+    assert plan["canvas"]["pixel_scale"] == pytest.approx(3.0, abs=0.01)
+    # Three panels of 640 px across, two of 480 up, a tenth over each other; dither and turns add some.
+    rows, columns = plan["canvas"]["shape"]
+    assert 1792 < columns < 1880
+    assert 912 < rows < 1000
+
+
+def test_size_of_a_frame_is_one_number_or_two() -> None:
+    assert image_size("512") == (512, 512)
+    assert image_size("6248x4176") == image_size(" 6248 × 4176 ") == (6248, 4176)
+    with pytest.raises(ConfigError, match="WIDTHxHEIGHT"):
+        image_size("large")
+    session = session_from_options(**(OPTIONS | {"size": (640, 480), "scale": 0.5}))  # type: ignore[arg-type]
+    assert (session.camera.width, session.camera.height, session.pixel_scale) == (640, 480, 0.5)
+    with pytest.raises(ConfigError, match="--scale 0"):
+        session_from_options(**OPTIONS, scale=0.0)  # type: ignore[arg-type]
+
+
+def test_faults_of_files_need_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", str(tmp_path), "--lazy", "--raw", "--faults"]) == 2
+    assert "--lazy makes none" in capsys.readouterr().err
