@@ -51,10 +51,14 @@ class Api:
         results = self.tiles.contents.results()
         return results.get(self.first or "") or self.tiles.contents.default()
 
+    def first_layer(self) -> str | None:
+        """Id of the layer shown first."""
+        default = self._default()
+        return default_layer(default) if default is not None else None
+
     def project(self, query: Query) -> dict[str, Any]:
         """What there is to show."""
         results = list(self.tiles.contents.results().values())
-        default = self._default()
         grid = self.canvas
         frames = [
             {"layer": f"{FRAME}/{f.id}", "name": f.name, "band": f.band, "used": f.used}
@@ -64,7 +68,7 @@ class Api:
             "name": self.tiles.contents.store.project.name,
             "results": [_result(r) for r in results],
             "frames": frames,
-            "first": default_layer(default) if default is not None else None,
+            "first": self.first_layer(),
             "canvas": None if grid is None else {"width": grid.shape[1], "height": grid.shape[0]},
         }
 

@@ -29,7 +29,7 @@ except ImportError:  # zarr may take it from elsewhere one day
     checksum = None
 
 Pixels = NDArray[Any]
-DECODED_BYTES = 48 * 2**20
+DECODED_BYTES = 24 * 2**20
 _ABSENT = 2**64 - 1
 _decoded: Kept[Pixels] = Kept(DECODED_BYTES, lambda a: a.nbytes)
 

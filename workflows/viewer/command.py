@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import webbrowser
 from pathlib import Path
 
-from skyloom.ops.errors import DataError
+from skyloom.ops.errors import DataError, SkyloomError
+from skyloom.workflows.machine import return_memory_early
 from skyloom.workflows.status import open_project
+from skyloom.workflows.viewer.look import Look
 from skyloom.workflows.viewer.server import Server
 from skyloom.workflows.viewer.tiles import Tiles
 
@@ -44,12 +47,26 @@ def open_server(project: Path, *, node: str | None = None, port: int = 0) -> Ser
 
 def serve(server: Server, *, browser: bool = True) -> None:
     """Print the address of the page, open it, and serve it until Ctrl-C."""
-    print(f"{server.address}  (Ctrl-C ends it)", flush=True)
-    if browser:
-        threading.Thread(target=webbrowser.open, args=(server.address,), daemon=True).start()
+    return_memory_early()
     try:
+        print(f"{server.address}  (Ctrl-C ends it)", flush=True)
+        # While the browser starts.
+        threading.Thread(target=_prepare, args=(server,), daemon=True).start()
+        if browser:
+            threading.Thread(target=webbrowser.open, args=(server.address,), daemon=True).start()
         server.serve_forever(poll_interval=0.2)
     except KeyboardInterrupt:
         print()
     finally:
         server.server_close()
+
+
+def _prepare(server: Server) -> None:
+    """Make the first picture, and with it all that is made once."""
+    with contextlib.suppress(SkyloomError):
+        first = server.api.first_layer()
+        if first is not None:
+            tiles = server.tiles
+            layer = tiles.layer(first)
+            with tiles.busy:
+                tiles.png(layer, tiles.geometry(layer).last, 0, 0, Look())

@@ -20,6 +20,8 @@ from skyloom.workflows.report.pictures import palette
 Pixels = NDArray[np.float32]
 Floats = NDArray[np.float64]
 _METHODS: Mapping[str, Method] = {"stf": "stf", "asinh": "asinh", "linear": "none", "none": "none"}
+_STRIP = 64
+"""Rows shown at a time."""
 _LIMITS = {
     "shadows": (-20.0, 5.0),
     "background": (0.02, 0.8),
@@ -147,27 +149,34 @@ def shades(pixels: Pixels, look: Look, tones: Tones) -> Floats:
     return shown
 
 
-def png(shown: Floats, *, colours: str = "grey") -> bytes:
-    """Tile as a PNG, the first row at the bottom; transparent where a plane has no data."""
+def picture(pixels: Pixels, look: Look, tones: Tones) -> NDArray[np.uint8]:
+    """Tile as bytes, shape (rows, columns, 2 or 4): grey or colours, then 255 where there are data, else 0."""
+    coloured = len(pixels) == 3 or look.colours == "viridis"
+    out = np.zeros((*pixels.shape[1:], 4 if coloured else 2), np.uint8)
+    table = np.array(palette(), np.uint8).reshape(-1, 3)
+    # In strips that fit the processor's cache: the shades are float64.
+    for start in range(0, out.shape[0], _STRIP):
+        rows = slice(start, start + _STRIP)
+        shown = shades(pixels[:, rows], look, tones)
+        there = np.isfinite(shown).all(axis=0)
+        np.nan_to_num(shown, copy=False)
+        if len(shown) == 1 and coloured:
+            out[rows, :, :3] = table[np.rint(shown[0] * (len(table) - 1)).astype(np.intp)]
+        else:
+            out[rows, :, :-1] = np.moveaxis(np.rint(255.0 * shown), 0, -1)
+        out[rows][~np.asarray(there)] = 0
+        out[rows, :, -1] = 255 * there
+    return out
+
+
+def png(shown: NDArray[np.uint8]) -> bytes:
+    """Tile of `picture` as a PNG, its first row at the bottom; transparent where there are no data."""
     from PIL import Image
 
-    there = np.asarray(np.isfinite(shown).all(axis=0))[::-1]
-    bytes_ = np.rint(255.0 * np.nan_to_num(shown[:, ::-1])).astype(np.uint8)
-    if len(shown) == 3:
-        planes = [*bytes_]
-    elif colours == "viridis":
-        table = np.array(palette(), np.uint8).reshape(-1, 3)
-        index = np.rint(np.nan_to_num(shown[0, ::-1]) * (len(table) - 1)).astype(np.intp)
-        planes = [*np.moveaxis(table[index], -1, 0)]
-    else:
-        planes = [bytes_[0]]
-    if not there.all():
-        planes.append(np.where(there, np.uint8(255), np.uint8(0)))
-    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[len(planes)]
-    pixels = planes[0] if len(planes) == 1 else np.stack(planes, axis=-1)
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    assert image.mode == mode
+    upright = shown[::-1]
+    if (shown[..., -1] == 255).all():
+        upright = upright[..., :-1] if shown.shape[-1] == 4 else upright[..., 0]
     buffer = io.BytesIO()
     # Noise does not compress, and the page is on this machine.
-    image.save(buffer, format="PNG", compress_level=1)
+    Image.fromarray(np.ascontiguousarray(upright)).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()

@@ -25,7 +25,7 @@ from skyloom.workflows.viewer.layer import (
     stored_layer,
 )
 from skyloom.workflows.viewer.levels import TILE, Levels, last_factor
-from skyloom.workflows.viewer.look import Look, Tones, png, shades, tones_of
+from skyloom.workflows.viewer.look import Look, Tones, picture, png, tones_of
 
 Pixels = NDArray[np.float32]
 TILES_BYTES = 48 * 2**20
@@ -58,9 +58,9 @@ class Geometry:
         ConfigError
             If there is no such tile.
         """
-        height, width = (n // factor for n in self.padded)
         good = 1 <= factor <= self.last and factor & (factor - 1) == 0
-        if not good or not (0 <= column * TILE < width and 0 <= row * TILE < height):
+        height, width = (n // factor for n in self.padded) if good else (0, 0)
+        if not (0 <= column * TILE < width and 0 <= row * TILE < height):
             raise ConfigError(f"there is no tile {column}, {row} at 1/{factor}")
         top = height - row * TILE
         return slice(max(top - TILE, 0), top), slice(column * TILE, min((column + 1) * TILE, width))
@@ -216,7 +216,7 @@ class Tiles:
         if len(tones.black) != layer.count:
             first = [np.full(layer.count, float(v.mean())) for v in vars(tones).values()]
             tones = Tones(*first)
-        return png(shades(pixels, look, tones), colours=look.colours)
+        return png(picture(pixels, look, tones))
 
     # --- neighbours ---
 
