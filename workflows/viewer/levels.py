@@ -17,6 +17,8 @@ from skyloom.workflows.viewer.layer import Layer, StoredLayer
 Pixels = NDArray[np.float32]
 TILE = 512
 """Side of a tile of the page (pixels)."""
+OVERLAP = 1
+"""Pixels of its neighbours that a tile has around it: the library of the page would enlarge tiles without any."""
 BASE_BYTES = 64 * 2**20
 """Of the smallest view of a layer that is kept whole."""
 BASES_BYTES = 128 * 2**20

@@ -24,7 +24,7 @@ from skyloom.workflows.viewer.layer import (
     place_on,
     stored_layer,
 )
-from skyloom.workflows.viewer.levels import TILE, Levels, last_factor
+from skyloom.workflows.viewer.levels import OVERLAP, TILE, Levels, last_factor
 from skyloom.workflows.viewer.look import Look, Tones, picture, png, tones_of
 
 Pixels = NDArray[np.float32]
@@ -62,8 +62,14 @@ class Geometry:
         height, width = (n // factor for n in self.padded) if good else (0, 0)
         if not (0 <= column * TILE < width and 0 <= row * TILE < height):
             raise ConfigError(f"there is no tile {column}, {row} at 1/{factor}")
-        top = height - row * TILE
-        return slice(max(top - TILE, 0), top), slice(column * TILE, min((column + 1) * TILE, width))
+        top, bottom = (height - r for r in _with_overlap(row, height))
+        return slice(bottom, top), slice(*_with_overlap(column, width))
+
+
+def _with_overlap(number: int, length: int) -> tuple[int, int]:
+    """First and last pixel (and one) of a tile and of what it has of its neighbours."""
+    first = number * TILE
+    return first - (OVERLAP if number else 0), min(first + TILE + OVERLAP, length)
 
 
 class Tiles:

@@ -81,7 +81,8 @@ def test_there_is_nothing_to_write(client: Client, method: str) -> None:
 @pytest.mark.parametrize(
     "path",
     ["/../../etc/passwd", "/..%2f..%2fetc%2fpasswd", "//etc/passwd", "/page/../server.py", "/viewer.js/..",
-     "/static", "/project.zarr/zarr.json", "/workflow.yaml", "/%2e%2e/small.yaml", "http://127.0.0.1/etc/passwd", "/\\..\\x"],
+     "/static", "/project.zarr/zarr.json", "/workflow.yaml", "/%2e%2e/small.yaml",
+     "http://127.0.0.1/etc/passwd", "/\\..\\x"],
 )  # fmt: skip
 def test_no_path_reaches_a_file(client: Client, path: str) -> None:
     status, _, data = client.get(path)

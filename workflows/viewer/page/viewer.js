@@ -3,7 +3,8 @@
 import { Overlay } from "/overlay.js";
 import { $, Picker, Stretch, ask, element, figure, kindOf, pixelTables } from "/panel.js";
 
-const TILE = 512;
+// As the server cuts (skyloom.workflows.viewer.levels).
+const TILE = 512, OVERLAP = 1;
 const OpenSeadragon = window.OpenSeadragon;
 let project = await ask("/api/project");
 // World of the viewer: the canvas is one wide; its upper left corner is the origin.
@@ -27,6 +28,8 @@ const viewer = OpenSeadragon({
   springStiffness: 9,
   zoomPerScroll: 1.4,
   maxZoomPixelRatio: 40,
+  // Pixels stay pixels: no sketch of them is made that is enlarged afterwards.
+  smoothTileEdgesMinZoom: Infinity,
   minZoomImageRatio: 0.4,
   visibilityRatio: 0.15,
   imageLoaderLimit: 6,
@@ -102,7 +105,7 @@ class Slot {
     this.pending = address;
     viewer.addTiledImage({
       tileSource: {
-        width: info.padded.width, height: info.padded.height, tileSize: TILE, tileOverlap: 0, minLevel: 0, maxLevel: top,
+        width: info.padded.width, height: info.padded.height, tileSize: TILE, tileOverlap: OVERLAP, minLevel: 0, maxLevel: top,
         getTileUrl: (level, x, y) => `/tile?factor=${2 ** (top - level)}&column=${x}&row=${y}&${address}`,
       },
       x: left / canvas.width,
