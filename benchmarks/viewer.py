@@ -92,6 +92,12 @@ def peak(pid: int) -> float:
     return int(text.split("VmHWM:")[1].split()[0]) / 1024
 
 
+def cpu(pid: int) -> float:
+    """Processor time of a process so far (s): what a busy machine does not blur."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def look(project: Path, chromium: str, picture: Path | None) -> dict[str, Any]:
     """Open the page, zoom in step by step, and say how long each took."""
     from playwright.sync_api import sync_playwright
@@ -120,6 +126,7 @@ def look(project: Path, chromium: str, picture: Path | None) -> dict[str, Any]:
             page.goto(address)
             ready()
             told["first picture (s)"] = time.perf_counter() - begun
+            told["processor time of the server up to then (s)"] = cpu(server.pid)
             told["of it after the page was there"] = page.evaluate(LAST, 0.0) / 1000
             told["memory then (MiB)"] = peak(server.pid)
             if picture is not None:
@@ -129,15 +136,17 @@ def look(project: Path, chromium: str, picture: Path | None) -> dict[str, Any]:
                 time.sleep(0.1)
             told["refined after (s)"] = time.perf_counter() - begun
             ready()
-            steps = []
+            steps, work = [], []
             page.mouse.move(700, 420)
             for _ in range(9):
-                since = page.evaluate("() => performance.now()")
+                since, before = page.evaluate("() => performance.now()"), cpu(server.pid)
                 page.mouse.wheel(0, -300)
                 time.sleep(0.6)
                 ready()
                 steps.append(max(page.evaluate(LAST, since) - since, 0.0) / 1000)
+                work.append(cpu(server.pid) - before)
             told["steps of zoom (s)"] = steps
+            told["processor time of the server in each (s)"] = work
             pans = []
             for _ in range(4):
                 since = page.evaluate("() => performance.now()")

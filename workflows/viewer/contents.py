@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ class Contents:
             if making:
                 latest = making[-1]
                 name = node + NEW if complete else node
-                found.append(Result(**{**latest.__dict__, "id": name}))
+                found.append(replace(latest, id=name))
         found.sort(key=lambda r: r.started)
         self._found = {r.id: r for r in found}
         self._looked = time.monotonic()
@@ -153,6 +153,8 @@ def _read_result(folder: Path, node: str, key: str) -> Result | None:
         return None
     found = (_variable(p) for p in sorted(folder.iterdir()) if p.is_dir())
     variables = {v.name: v for v in found if v is not None}
+    if "image" in variables and not variables["image"].units:
+        variables["image"] = replace(variables["image"], units=str(attrs.get("units", "")))
     # Places of stars by cell are a table, not an image.
     if not variables or {"x", "y"} & set(variables):
         return None

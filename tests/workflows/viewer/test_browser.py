@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +17,9 @@ from astropy.wcs import WCS
 
 from skyloom.ops.grid import Grid
 from skyloom.workflows.store import Store
+from skyloom.workflows.viewer.command import open_server
 
-from .conftest import CUT, Client, Made, canvas
+from .conftest import CUT, Client, Made, canvas, wide_arrays, write_result
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -329,6 +332,45 @@ def test_a_click_tells_the_frames_of_a_pixel(page: Page, made: Made) -> None:
     settle(page)
     assert page.evaluate("() => skyloom.slots.b.layer").startswith("@/")
     assert page.evaluate("() => skyloom.front()") == "b"
+
+
+def test_finished_tiles_appear_while_a_run_goes_on(browser: Any, tmp_path: Path) -> None:
+    store = Store(tmp_path / "p")
+    store.create()
+    arrays = {"image": wide_arrays()["image"]}
+    write_result(store, "node", arrays, canvas(), units=3)
+    server = open_server(store.project)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    page = browser.new_page(viewport=SIZE)
+    page.goto(server.address)
+    settle(page)
+    assert "being made" in page.locator("#badge").inner_text()
+    x, y = screen(page, 1000, 800)
+    box = page.locator("#view").bounding_box()
+
+    def shade() -> float:
+        # Squares of the ground are no brighter than this.
+        at = np.s_[
+            int(y - box["y"]) - 20 : int(y - box["y"]) + 20, int(x - box["x"]) - 20 : int(x - box["x"]) + 20
+        ]
+        return float(shot(page)[at].mean())
+
+    assert shade() < 45
+    assert hover(page, 1000, 800)["values"]["image"] == [None]
+    write_result(store, "node", arrays, canvas(), units=6)
+    journal = store.journal("node", "k1").path
+    journal.parent.mkdir()
+    journal.write_text("{}\n")
+    wait_for(page, "the new tile", lambda: shade() > 50)
+    page.mouse.move(10, 300)
+    assert hover(page, 1000, 800)["values"]["image"] == [float(arrays["image"][0, 800, 1000])]
+    write_result(store, "node", arrays, canvas())
+    wait_for(page, "the end", lambda: "being made" not in page.locator("#badge").inner_text())
+    page.close()
+    server.shutdown()
+    server.server_close()
+    thread.join()
 
 
 def test_without_the_token_there_is_no_page(browser: Any, client: Client) -> None:

@@ -88,9 +88,10 @@ class Slot {
   }
 
   clear() {
-    this.info = this.state = null;
-    if (this.item) viewer.world.removeItem(this.item);
+    this.info = this.state = this.pending = null;
+    for (const item of [this.item, ...(this.old || [])]) if (item) viewer.world.removeItem(item);
     this.item = null;
+    this.old = [];
   }
 
   // Lays the layer over what was there and takes that away when the new tiles are all in.
@@ -189,6 +190,7 @@ async function showA(layer) {
   $("sky-field").hidden = !slots.a.info.sky;
   $("grid").disabled = !slots.a.info.sky;
   overlay.canvas = project.canvas;
+  slots.b.draw();
   showTones();
   poll();
 }
@@ -221,7 +223,7 @@ async function showTones() {
   if (!info) return;
   const tones = await guarded(() => ask("/api/tones", { layer: slots.a.layer, ...stretch.query(info) }));
   if (!tones) return;
-  const text = (v) => (Math.max(...v) - Math.min(...v) < 1e-9 * Math.abs(v[0]) || v.length === 1 ? figure(v[0], 4) : v.map((x) => figure(x, 3)).join(" · "));
+  const text = (v) => (Math.max(...v) - Math.min(...v) <= 1e-9 * Math.abs(v[0]) ? figure(v[0], 4) : v.map((x) => figure(x, 3)).join(" · "));
   $("bar-black").textContent = text(tones.black);
   $("bar-white").textContent = text(tones.white);
   $("bar-units").textContent = info.units;
@@ -331,7 +333,10 @@ function tell(answer, layer) {
   $("counts").textContent = told.length
     ? (bands.length > 1 ? bands.map((b, i) => `${b} ${told.map((n) => counts[n][i]).join("/")}`).join("  ") : told.map((n) => list(counts[n])).join(", "))
     : "–";
-  if (answer.frame) $("counts").textContent = `frame pixel ${figure(answer.frame.x, 6)}, ${figure(answer.frame.y, 6)}`;
+  if (answer.frame) {
+    $("counts-name").textContent = "frame pixel";
+    $("counts").textContent = `${figure(answer.frame.x, 6)}, ${figure(answer.frame.y, 6)}`;
+  }
 }
 
 $("view").addEventListener("pointermove", (event) => {
