@@ -143,6 +143,12 @@ def command_parser() -> argparse.ArgumentParser:
     report = add("report", _report, "write a page that shows what a project's run did and how good the result is")
     report.add_argument("project", metavar="PROJECT")
 
+    view = add("view", _view, "show a project in the browser: pan, zoom, stretch, compare, see what made a pixel")
+    view.add_argument("project", metavar="PROJECT")
+    view.add_argument("--node", help="shown first (the last picture)")
+    view.add_argument("--port", type=int, default=0, help="on this machine (any that is free)")
+    view.add_argument("--no-browser", action="store_true", help="only print the address")
+
     export = add("export", _export, "write a node's image to a file; the ending chooses the format")
     export.add_argument("project", metavar="PROJECT")
     export.add_argument("node", metavar="NODE")
@@ -476,6 +482,15 @@ def _report(options: argparse.Namespace) -> int:
         from skyloom.workflows.report.page import write_report
 
     print(write_report(Path(options.project)))
+    return 0
+
+
+def _view(options: argparse.Namespace) -> int:
+    with _loading():
+        from skyloom.workflows.viewer.command import open_server, serve
+
+    server = open_server(Path(options.project), node=options.node, port=options.port)
+    serve(server, browser=not options.no_browser)
     return 0
 
 

@@ -29,22 +29,49 @@ class _Tones:
 
     def __call__(self, sample: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         pixels = sample.reshape(len(sample), -1)
-        good = np.isfinite(pixels).all(axis=0)
-        if not good.any():
-            raise DataError("no pixel has data in every channel: there is nothing to stretch")
-        values = pixels[:, good].astype(np.float64)
-        median = np.median(values, axis=1)
-        noise = 1.4826 * np.median(np.abs(values - median[:, None]), axis=1)
-        white = np.quantile(values, self.white, axis=1)
-        if self.linked:
-            median, noise = (np.full_like(v, v.mean()) for v in (median, noise))
-            white = np.full_like(white, white.max())
-        lowest = values.min(axis=1) if not self.linked else np.full(len(values), values.min())
-        black = np.maximum(median + self.shadows * noise, lowest)
-        white = np.where(white > black, white, black + 1.0)
-        middle = (median - black) / (white - black)
-        midtones = np.array([midtones_for(float(m), self.background) for m in middle])
-        return {"black": black, "white": white, "median": median, "noise": noise, "midtones": midtones}
+        return measured_tones(
+            pixels, linked=self.linked, shadows=self.shadows, background=self.background, white=self.white
+        )
+
+
+def measured_tones(
+    pixels: NDArray[np.floating], *, linked: bool, shadows: float, background: float, white: float
+) -> dict[str, Floats]:
+    """Tones of a sample of pixels.
+
+    Parameters
+    ----------
+    pixels
+        Shape (channels, pixels), NaN = no data.
+    linked, shadows, background, white
+        As `tones` takes them.
+
+    Returns
+    -------
+    dict
+        `black`, `white`, `median`, `noise` and `midtones`, shape (channels,).
+
+    Raises
+    ------
+    DataError
+        If no pixel has data in every channel.
+    """
+    good = np.isfinite(pixels).all(axis=0)
+    if not good.any():
+        raise DataError("no pixel has data in every channel: there is nothing to stretch")
+    values = pixels[:, good].astype(np.float64)
+    median = np.median(values, axis=1)
+    noise = 1.4826 * np.median(np.abs(values - median[:, None]), axis=1)
+    whites = np.quantile(values, white, axis=1)
+    if linked:
+        median, noise = (np.full_like(v, v.mean()) for v in (median, noise))
+        whites = np.full_like(whites, whites.max())
+    lowest = values.min(axis=1) if not linked else np.full(len(values), values.min())
+    black = np.maximum(median + shadows * noise, lowest)
+    whites = np.where(whites > black, whites, black + 1.0)
+    middle = (median - black) / (whites - black)
+    midtones = np.array([midtones_for(float(m), background) for m in middle])
+    return {"black": black, "white": whites, "median": median, "noise": noise, "midtones": midtones}
 
 
 def _cost(survey: xr.Dataset, **parameters: Any) -> Cost:

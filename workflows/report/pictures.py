@@ -141,13 +141,14 @@ def map_uri(values: Pixels, low: float, high: float) -> str:
     place = np.clip((values.astype(np.float64) - low) / span, 0.0, 1.0)
     index = np.where(np.isfinite(values), np.rint(np.nan_to_num(place) * (_SHADES - 1)), _SHADES).astype(np.uint8)
     image = Image.fromarray(np.ascontiguousarray(index[::-1]))
-    image.putpalette([*_palette(), *EMPTY])
+    image.putpalette([*palette(), *EMPTY])
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def _palette() -> list[int]:
+def palette() -> list[int]:
+    """Red, green, blue of each shade of a map, 0…255 (viridis)."""
     stops = np.array(_STOPS, dtype=np.float64)
     at = np.linspace(0.0, len(stops) - 1.0, _SHADES)
     columns = [np.interp(at, np.arange(len(stops)), stops[:, c]) for c in range(3)]
