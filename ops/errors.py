@@ -23,7 +23,7 @@ class CapacityError(SkyloomError):
     """Work that does not fit in the memory or on the disk it was given."""
 
 
-class ClusterError(SkyloomError):
+class ClusterError(ConfigError):
     """Workers or a scheduler that are not there, were lost, or run another skyloom."""
 
     exit_code = 6
@@ -35,7 +35,7 @@ class NotYetKnown(SkyloomError):
 
 def prefixed(problem: SkyloomError, where: str) -> SkyloomError:
     """The same kind of error with its place in front; a subclass may take other arguments than a message."""
-    kinds = (ConfigError, DataError, CapacityError, ClusterError, NotYetKnown)
+    kinds = (ClusterError, ConfigError, DataError, CapacityError, NotYetKnown)
     kind = next((k for k in kinds if isinstance(problem, k)), SkyloomError)
     placed = kind(f"{where}: {problem}")
     placed.exit_code = problem.exit_code

@@ -46,7 +46,7 @@ class Owner:
 
     @classmethod
     def me(cls) -> Owner:
-        """This process."""
+        """Process that asks."""
         return cls(socket.gethostname(), os.getpid(), _boot(), _born(os.getpid()), round(time.time(), 3))
 
     @classmethod
@@ -108,9 +108,8 @@ def _born(pid: int) -> str:
 def left_behind(owner: Owner) -> str:
     """What to tell of a run that ended without giving its project back."""
     why = owner.gone() or "it was stopped from outside"
-    return (
-        f"the last run here ({owner}) did not end by itself: {why}; it goes on from what it had done"
-        + (" (if the system killed it for want of memory: lower --workers or --memory)" if "process" in why else "")
+    return f"the last run here ({owner}) did not end by itself: {why}; it goes on from what it had done" + (
+        " (if the system killed it for want of memory: lower --workers or --memory)" if "process" in why else ""
     )
 
 

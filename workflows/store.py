@@ -35,6 +35,8 @@ from skyloom.workflows.stored import damage, location, stored_array
 STORE_NAME = "project.zarr"
 FRAMES = RESERVED
 """Group of decoded frames."""
+ORDER = "variables"
+"""Attribute of a result's group: names of its variables in the order checksums go through them."""
 OME = "ome"
 """Attribute of a result's group: its levels of detail, for viewers."""
 INNER_CHUNK = 256
@@ -60,8 +62,8 @@ def disk_errors(what: str) -> Iterator[None]:
             ) from failure
         if failure.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise CapacityError(
-                f"{what}: {failure.strerror} ({failure.filename}); make it writable or choose a project folder you "
-                "may write to; what is done is kept"
+                f"{what}: {failure.strerror} ({failure.filename}); make it writable or choose a project folder you"
+                " may write to; what is done is kept"
             ) from failure
         if isinstance(failure, FileExistsError | NotADirectoryError):
             raise CapacityError(f"{what}: a file is in the way; choose another folder") from failure
@@ -192,6 +194,15 @@ class UnitWriter:
                 checksum = _checksum(array, checksum)
         return checksum
 
+    def is_there(self, unit: tuple[int, ...]) -> bool:
+        """Whether the store has a file for each block of a unit; a block that is all fill value has none."""
+        place = Path(self.root, self.group)
+        for variable in self.layout.variables:
+            index = [str(unit[p]) if p >= 0 else "0" for p in variable.unit_axes]
+            if not place.joinpath(variable.name, "c", *index).exists():
+                return False
+        return True
+
     def read_checksum(self, unit: tuple[int, ...]) -> int | None:
         """Checksum of what the store holds for a unit, or None where it cannot be read."""
         checksum = 0
@@ -204,7 +215,7 @@ class UnitWriter:
                 checksum = _checksum(
                     array.astype(variable.dtype) if array.dtype.kind in "UOT" else array, checksum
                 )
-        except (OSError, KeyError, ValueError, RuntimeError):
+        except (OSError, KeyError, ValueError, RuntimeError, TypeError, IndexError, OverflowError):
             return None
         return checksum
 
@@ -336,6 +347,7 @@ class Store:
                 {
                     **{str(k): v for k, v in dataset.attrs.items()},
                     "coordinates": sorted(str(c) for c in dataset.coords),
+                    ORDER: [str(n) for n in dataset.variables],
                     # Written last: a template without it is begun anew.
                     "skyloom": {**meta, "complete": False},
                 }
@@ -359,10 +371,21 @@ class Store:
             if other != key:
                 self.remove(node, other)
 
+    def keep_only(self, node: str, key: str) -> None:
+        """Drop other complete results: a stop after the mark leaves one, and the clock may call it newer."""
+        for other in self.keys(node):
+            if other != key and self.is_complete(node, other):
+                self.remove(node, other)
+
     def remove(self, node: str, key: str) -> None:
         """Delete a result and its journal."""
         self._clear(node, key)
         self.journal(node, key).remove()
+
+    def ordered(self, node: str, key: str) -> bool:
+        """Whether the order of a result's variables is known, without which its checksums cannot be made again."""
+        group = self._group(node, key)
+        return group is not None and ORDER in group.attrs
 
     def suspect(self, node: str, key: str) -> bool:
         """Whether what is there of a result has to be read back before it is used: something of it was damaged."""
@@ -442,9 +465,12 @@ class Store:
         coordinates = attrs.pop("coordinates", [])
         attrs.pop("skyloom", None)
         attrs.pop(OME, None)
+        order = attrs.pop(ORDER, [])
         variables: dict[str, xr.Variable] = {}
         with damage(str(self.root), f"{node}/{key}/"):
             arrays = list(group.arrays())
+        if isinstance(order, list) and order:
+            arrays.sort(key=lambda item: order.index(item[0]) if item[0] in order else len(order))
         for name, array in arrays:
             item = dict(array.attrs)
             lazy = bool(item.pop("lazy", False))
