@@ -108,7 +108,7 @@ def _born(pid: int) -> str:
 def left_behind(owner: Owner) -> str:
     """What to tell of a run that ended without giving its project back."""
     why = owner.gone() or "it was stopped from outside"
-    return f"the last run here ({owner}) did not end by itself: {why}; it goes on from what it had done" + (
+    return f"the last run here ({owner}) did not end by itself: {why}; what it had done is kept" + (
         " (if the system killed it for want of memory: lower --workers or --memory)" if "process" in why else ""
     )
 

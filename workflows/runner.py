@@ -195,7 +195,7 @@ class Run:
                 if repairs[damaged.path] > REPAIRS:
                     raise DataError(
                         f"node {self.at!r}: {damaged.path} in {damaged.root} was damaged {REPAIRS} times "
-                        f"in this run ({damaged.reason}); this disk is not to be trusted: copy the project to another"
+                        f"in this run ({damaged.reason}); this disk is not to be trusted: move the project"
                     ) from damaged
                 self.log("damaged", path=damaged.path, reason=damaged.reason)
                 index = self._mend(damaged, done)
@@ -238,6 +238,7 @@ class Run:
             step = self._unpack(step)
             # Frames that lie in the store now are read from there: their files may go.
             self.inputs = inputs_of({**files, name: step.dataset})
+            self.inputs.check()
         else:
             planned = plan_node(
                 node,

@@ -30,7 +30,7 @@ from skyloom.ops.arrays import LOCATION
 from skyloom.ops.errors import CapacityError, ConfigError, DataError, SkyloomError
 from skyloom.workflows.graph import RESERVED
 from skyloom.workflows.journal import Journal
-from skyloom.workflows.stored import damage, location, stored_array
+from skyloom.workflows.stored import DamagedResult, damage, location, stored_array
 
 STORE_NAME = "project.zarr"
 FRAMES = RESERVED
@@ -264,6 +264,11 @@ class Store:
             _drop_damaged(self.root / "zarr.json")
             if not self.exists:
                 zarr.create_group(str(self.root), zarr_format=3)
+            for folder in self.root.iterdir():
+                if folder.is_dir():
+                    _drop_damaged(folder / "zarr.json")
+                    if not (folder / "zarr.json").exists():
+                        zarr.open_group(str(self.root), mode="r+", zarr_format=3).create_group(folder.name)
 
     def journal(self, node: str, key: str) -> Journal:
         """Journal of one result."""
@@ -466,6 +471,9 @@ class Store:
         attrs.pop("skyloom", None)
         attrs.pop(OME, None)
         order = attrs.pop(ORDER, [])
+        for name in order if isinstance(order, list) else ():
+            if not (self.root / node / key / str(name) / "zarr.json").exists():
+                raise DamagedResult(str(self.root), f"{node}/{key}/{name}", "not there")
         variables: dict[str, xr.Variable] = {}
         with damage(str(self.root), f"{node}/{key}/"):
             arrays = list(group.arrays())
