@@ -1,4 +1,4 @@
-"""The errors a user can meet: one clear line each, exit code 2."""
+"""The errors a user can meet: one clear line each, and an exit code that tells a script what to do next."""
 
 
 class SkyloomError(Exception):
@@ -6,6 +6,9 @@ class SkyloomError(Exception):
 
     The message says what is wrong, which file or node it concerns, the numbers, and the remedy.
     """
+
+    exit_code = 2
+    """Of the command line. What is refused before anything runs is 2: somebody has to change something."""
 
 
 class ConfigError(SkyloomError):
@@ -20,12 +23,20 @@ class CapacityError(SkyloomError):
     """Work that does not fit in the memory or on the disk it was given."""
 
 
+class ClusterError(ConfigError):
+    """Workers or a scheduler that are not there, were lost, or run another skyloom."""
+
+    exit_code = 6
+
+
 class NotYetKnown(SkyloomError):
     """A node whose shape depends on what an earlier one will find."""
 
 
 def prefixed(problem: SkyloomError, where: str) -> SkyloomError:
     """The same kind of error with its place in front; a subclass may take other arguments than a message."""
-    kinds = (ConfigError, DataError, CapacityError, NotYetKnown)
+    kinds = (ClusterError, ConfigError, DataError, CapacityError, NotYetKnown)
     kind = next((k for k in kinds if isinstance(problem, k)), SkyloomError)
-    return kind(f"{where}: {problem}")
+    placed = kind(f"{where}: {problem}")
+    placed.exit_code = problem.exit_code
+    return placed

@@ -22,6 +22,17 @@ if TYPE_CHECKING:
 EPILOG = """\
 WORKFLOW is the name of a preset (skyloom workflows) or a YAML file; FILES are frames or folders of frames.
 Running again resumes: finished work is kept, changed parameters redo only what depends on them.
+
+Exit codes, for scripts:
+  0    done
+  1    failed in a way nobody foresaw (with a traceback; please report it)
+  2    refused before anything ran: the command, the workflow or its files have to be changed
+  3    stopped by data: input files changed or went while they were used, or cannot be used
+  4    stopped by the machine: disk full or not writable, out of memory, a task that hangs
+  5    another run is at work in the project
+  6    no cluster: no scheduler or worker, workers lost, or they run another skyloom
+  130  stopped by Ctrl-C or SIGTERM (as batch systems send before they kill)
+After 3, 4, 5, 6 and 130 what is done is kept: once the cause is gone the same command goes on.
 """
 
 
@@ -39,7 +50,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 2 for a user's mistake, 130 after Ctrl-C."""
+    """Run the command line and return its exit code (see `EPILOG`)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     try:
@@ -47,13 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
     except SkyloomError as problem:
-        from_interrupt = type(problem).__name__ == "Interrupted"
         if debug:
             raise
         print(f"skyloom: {' '.join(str(problem).split())}", file=sys.stderr)
-        return 130 if from_interrupt else 2
+        return problem.exit_code
     except KeyboardInterrupt:
-        print("skyloom: abandoned; run the same command again to go on", file=sys.stderr)
+        print("skyloom: abandoned; run the same command again to go on: what is done is kept", file=sys.stderr)
         sys.stderr.flush()
         # Tasks in threads cannot be stopped; what they have not journaled will be done again.
         os._exit(130)
@@ -117,6 +127,17 @@ def command_parser() -> argparse.ArgumentParser:
         default="threads",
         metavar="ADDRESS",
         help="threads, synchronous, or a dask scheduler's address (%(default)s)",
+    )
+    run.add_argument(
+        "--cluster",
+        metavar="KIND",
+        help="start a cluster for this run: local, slurm, ssh, or a YAML file that describes one",
+    )
+    run.add_argument(
+        "--task-timeout",
+        type=float,
+        metavar="SECONDS",
+        help="try a task again that takes longer (on a cluster: 20 times what like tasks took; else: never)",
     )
     run.add_argument("--quiet", action="store_true", help="no progress")
     run.add_argument("--json", action="store_true", help="what was done as JSON, on standard output")
@@ -375,21 +396,38 @@ def _run(options: argparse.Namespace) -> int:
         from skyloom.workflows.runner import run_workflow
 
         workflow = _workflow(options)
+    if options.task_timeout is not None and not options.task_timeout > 0:
+        raise ConfigError(f"--task-timeout {options.task_timeout:g}: seconds, more than 0")
     report = run_workflow(
         workflow,
         options.files,
         project=options.output,
-        scheduler=options.scheduler,
+        scheduler=_scheduler(options),
         workers=_workers(options),
         memory=_memory(options),
         reporter=Silent() if options.quiet else reporter(),
         page=not options.no_report,
+        task_timeout=options.task_timeout,
     )
     if options.json:
         print(json.dumps(report.to_dict(), indent=2))
     else:
         _print(*tables.run_tables(report))
     return 0
+
+
+def _scheduler(options: argparse.Namespace) -> Any:
+    """Where the tasks run: what --scheduler says, or the cluster --cluster describes."""
+    if options.cluster is None:
+        return options.scheduler
+    from dataclasses import replace
+
+    from skyloom.workflows.clusters import ClusterSpec
+
+    if options.scheduler != "threads":
+        raise ConfigError(f"--cluster {options.cluster} starts a scheduler of its own: leave --scheduler out")
+    spec = ClusterSpec.load(options.cluster)
+    return replace(spec, workers=options.workers) if options.workers is not None else spec
 
 
 def _inspect(options: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from skyloom.workflows.graph import Node, Workflow
 from skyloom.workflows.kept_images import by_content
 from skyloom.workflows.kept_solution import EARLIER, with_solution
 from skyloom.workflows.store import Store
+from skyloom.workflows.stored import DamagedResult
 from skyloom.workflows.unpack import unpacked
 
 _NOT_CONTENT = {"name", "source", "facts"}
@@ -104,6 +105,8 @@ def evaluate_node(
         if not node.op.table and store is not None and store.is_complete(node.name, key):
             return Step(node, key, store.open(node.name, key), stored=True)
         dataset = node.op.function(**arguments, **parameters)
+    except DamagedResult:
+        raise
     except SkyloomError as problem:
         raise prefixed(problem, f"node {node.name!r}") from problem
     return Step(node, key, _signed(dataset, node, key, inputs), stored=False, earlier=earlier)

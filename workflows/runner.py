@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import json
 import os
@@ -10,38 +9,48 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from dask import config
+from numpy.typing import NDArray
 
-from skyloom.ops.errors import ConfigError, SkyloomError
+from skyloom.ops.errors import CapacityError, DataError, SkyloomError
 from skyloom.ops.registry import FILES
-from skyloom.workflows.evaluate import Step, is_session
+from skyloom.workflows.driving import Patience, drive
+from skyloom.workflows.evaluate import Step, evaluate_node, is_session
 from skyloom.workflows.graph import Workflow
-from skyloom.workflows.journal import UnitRecord
+from skyloom.workflows.inputs import InputChanged, Inputs, inputs_of
+from skyloom.workflows.journal import UnitRecord, append_lines
 from skyloom.workflows.link_drawing import link_svg
+from skyloom.workflows.lock import lock
 from skyloom.workflows.machine import BASE_BYTES, count, format_bytes, format_seconds, peak_memory, release_memory
 from skyloom.workflows.plan import Plan, Planned, left_out, make_plan, plan_node
 from skyloom.workflows.progress import Advance, Logged, Reporter, Silent
 from skyloom.workflows.quality import link_problems, quality
 from skyloom.workflows.reuse import take_overs
 from skyloom.workflows.schedulers import Scheduler, default_workers, open_scheduler
-from skyloom.workflows.store import Store, UnitWriter, disk_errors
-from skyloom.workflows.units import drive, unit_tasks
+from skyloom.workflows.source_hash import source_id
+from skyloom.workflows.store import FRAMES, Store, disk_errors
+from skyloom.workflows.stored import DamagedResult
+from skyloom.workflows.units import unit_tasks
 from skyloom.workflows.unpack import frame_bytes, packed_frames, unpack, unpacked
+from skyloom.workflows.verify import lost_units, verified
 
-RECENT_SECONDS = 60.0
-"""On resume, units journaled this long before the last one are read back: their pixels may not have reached
-the disk when the power went."""
+LOOK_SECONDS = 60.0
+"""How often the input files are looked at while a node runs."""
+REPAIRS = 3
+"""Times a result is mended in one run; a disk that damages it again is no place for it."""
 
 
 class Interrupted(SkyloomError):
     """The user asked to stop; what is done is in the store."""
+
+    exit_code = 130
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,10 @@ class NodeReport:
     """Bytes of this process at its peak up to the end of the node."""
     reused: int = 0
     """Units taken over from an earlier result."""
+    planned_memory: float = 0.0
+    """Bytes the plan foresaw, of this process or of one worker of a cluster."""
+    worker_memory: float = 0.0
+    """Bytes of the largest worker of a cluster at its peak; 0: there was none."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +116,15 @@ class Run:
         files: Sequence[str | Path],
         scheduler: Scheduler,
         reporter: Reporter,
+        task_timeout: float | None = None,
     ) -> None:
         self.plan = plan
+        self.task_timeout = task_timeout
+        self.inputs = Inputs([])
+        self.at = ""
+        """Node at work."""
+        self.kept = ""
+        """What of it is done, in words."""
         self.store = store
         self.files = files
         self.scheduler = scheduler
@@ -114,8 +134,15 @@ class Run:
 
     def log(self, event: str, **facts: Any) -> None:
         """Append an event to the project's log."""
-        with disk_errors(f"project {self.store.project}"), self.log_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": round(time.time(), 3), "event": event, **facts}) + "\n")
+        with disk_errors(f"project {self.store.project}"):
+            append_lines(self.log_path, [{"time": round(time.time(), 3), "event": event, **facts}], durable=False)
+
+    def _last_words(self, event: str, **facts: Any) -> None:
+        """Log what ends the run; on the disk that ended it there may be no room for that either."""
+        try:
+            self.log(event, **facts)
+        except (SkyloomError, OSError) as failure:
+            self.reporter.message(f"the log does not have it: {failure}")
 
     def run(self) -> RunReport:
         """Run all nodes that are not done.
@@ -128,72 +155,139 @@ class Run:
             After Ctrl-C.
         """
         begin = time.monotonic()
-        self.log("run", workflow=self.plan.workflow.name, scheduler=self.scheduler.name, frames=self.plan.frames)
+        self.log(
+            "run",
+            workflow=self.plan.workflow.name,
+            scheduler=self.scheduler.name,
+            workers=self.scheduler.workers,
+            frames=self.plan.frames,
+            skyloom=source_id(),
+            pid=os.getpid(),
+            **({"dashboard": self.scheduler.dashboard} if self.scheduler.dashboard else {}),
+        )
         with disk_errors(f"project {self.store.project}"):
             (self.store.project / "workflow.yaml").write_text(self.plan.workflow.to_yaml(), encoding="utf-8")
-        steps: dict[str, Step] = {}
-        reports: list[NodeReport] = []
-        outputs: list[Path] = []
-        planned_memory = 0.0
-        at = ""
+        if not self.scheduler.local:
+            self.reporter.message(f"{self.scheduler.name}: {count(self.scheduler.workers, 'task')} at a time")
+        if self.scheduler.dashboard:
+            self.reporter.message(f"dashboard of dask: {self.scheduler.dashboard}")
         for note in self.plan.notes:
             self.reporter.message(note)
         try:
-            for node in self.plan.workflow.nodes:
-                at = node.name
-                if FILES in node.inputs.values():
-                    step = self.plan.steps[node.name]
-                    self._store_table(step)
-                    step = self._unpack(step)
-                    planned = Planned(step, next(n for n in self.plan.nodes if n.name == node.name))
-                else:
-                    planned = plan_node(
-                        node,
-                        steps,
-                        self.files,
-                        store=self.store,
-                        limit=self.plan.memory_limit,
-                        workers=self.scheduler.workers if self.scheduler.local else 1,
-                    )
-                    if node.op.table:
-                        self._store_table(planned.step)
-                        if node.op.name == "link":
-                            outputs += self._draw_links(planned.step, steps)
-                        steps[node.name] = planned.step
-                        continue
-                    _tidy()
-                    report, made = self._run_node(planned, steps)
-                    reports.append(report)
-                    outputs.extend(made)
-                    if node.op.name == "normalize":
-                        solved = self._stored(planned.step)
-                        outputs += self._draw_normalization(solved, steps, before=planned.step.stored)
-                    planned_memory = max(planned_memory, planned.plan.memory)
-                    step = self._stored(planned.step)
-                    if step.dataset is not None and "notes" in step.dataset and str(step.dataset["notes"].values):
-                        self.reporter.message(f"{node.name}: {step.dataset['notes'].values}")
-                steps[node.name] = step
-                del planned
-                _tidy()
-                self._check_stop()
+            done = self._run_nodes()
         except SkyloomError as problem:
-            self.log("stopped", node=at, reason=str(problem))
+            problem.exit_code = _exit_code(problem)
+            self._last_words("stopped", node=self.at, reason=str(problem), exit_code=problem.exit_code)
             raise
         except Exception as failure:
-            self.log("failed", node=at, reason=str(failure), traceback=traceback.format_exc())
+            self._last_words("failed", node=self.at, reason=str(failure), traceback=traceback.format_exc())
             raise
         result = RunReport(
             project=self.store.project,
-            nodes=tuple(reports),
-            left_out=left_out((s.dataset, s.stored) for s in steps.values() if s.dataset is not None),
+            nodes=tuple(done.reports),
+            left_out=left_out((s.dataset, s.stored) for s in done.steps.values() if s.dataset is not None),
             quality=tuple(quality(self.store)),
-            outputs=tuple(outputs),
+            outputs=tuple(done.outputs),
             seconds=time.monotonic() - begin,
-            planned_memory=planned_memory,
+            planned_memory=done.planned_memory,
             peak_memory=peak_memory(),
         )
         self.log("done", seconds=round(result.seconds, 3), left_out=[list(p) for p in result.left_out])
         return result
+
+    def _run_nodes(self) -> _Done:
+        """Run node after node; one whose result turns out to be damaged is mended before the others go on."""
+        done = _Done()
+        repairs: dict[str, int] = {}
+        names = self.plan.workflow.names
+        index = 0
+        while index < len(names):
+            self.at, self.kept = names[index], ""
+            try:
+                self._run_one(names[index], done)
+                index += 1
+            except DamagedResult as damaged:
+                repairs[damaged.path] = repairs.get(damaged.path, 0) + 1
+                if repairs[damaged.path] > REPAIRS:
+                    raise DataError(
+                        f"node {self.at!r}: {damaged.path} in {damaged.root} was damaged {REPAIRS} times "
+                        f"in this run ({damaged.reason}); this disk is not to be trusted: move the project"
+                    ) from damaged
+                self.log("damaged", path=damaged.path, reason=damaged.reason)
+                index = self._mend(damaged, done)
+        return done
+
+    def _mend(self, damaged: DamagedResult, done: _Done) -> int:
+        """Take back what is damaged and say from which node to go on."""
+        names = self.plan.workflow.names
+        if damaged.node == FRAMES:
+            self.reporter.message(f"the copy of a frame is damaged ({damaged.reason}): decoded again")
+            self.store.forget_frame(damaged.key)
+            first = next(i for i, n in enumerate(names) if FILES in self.plan.workflow[n].inputs.values())
+            # Their tables point to the copy that is gone.
+            evaluated = {
+                n: evaluate_node(s.node, {}, self.files, store=self.store) for n, s in self.plan.steps.items()
+            }
+            self.plan = replace(self.plan, steps=evaluated)
+        elif damaged.node in names:
+            self.reporter.message(
+                f"{damaged.node}: part of its result is damaged ({damaged.reason}): read back, and computed again "
+                "where it is not what was written"
+            )
+            self.store.mark_suspect(damaged.node, damaged.key)
+            first = names.index(damaged.node)
+        else:
+            raise damaged
+        for name in names[first:]:
+            done.steps.pop(name, None)
+        return first
+
+    def _run_one(self, name: str, done: _Done) -> None:
+        """Run one node, or take its result as it is."""
+        node = self.plan.workflow[name]
+        if FILES in node.inputs.values():
+            step = self.plan.steps[name]
+            self._store_table(step)
+            files = {n: s.dataset for n, s in self.plan.steps.items()}
+            self.inputs = inputs_of(files)
+            self.inputs.check()
+            step = self._unpack(step)
+            # Frames that lie in the store now are read from there: their files may go.
+            self.inputs = inputs_of({**files, name: step.dataset})
+            self.inputs.check()
+        else:
+            planned = plan_node(
+                node,
+                done.steps,
+                self.files,
+                store=self.store,
+                limit=self.plan.memory_limit,
+                workers=self.scheduler.workers if self.scheduler.local else self.scheduler.threads,
+            )
+            if planned.step.stored and (lost := lost_units(self.store, planned.step)):
+                raise DamagedResult(
+                    str(self.store.root), f"{name}/{planned.step.key}", f"{count(lost, 'block')} not there"
+                )
+            if node.op.table:
+                self._store_table(planned.step)
+                if node.op.name == "link":
+                    done.outputs += self._draw_links(planned.step, done.steps)
+                done.steps[name] = planned.step
+                return
+            _tidy()
+            report, made = self._run_node(planned, done.steps)
+            done.reports.append(report)
+            done.outputs.extend(p for p in made if p not in done.outputs)
+            if node.op.name == "normalize":
+                solved = self._stored(planned.step)
+                done.outputs += self._draw_normalization(solved, done.steps, before=planned.step.stored)
+            done.planned_memory = max(done.planned_memory, planned.plan.memory)
+            step = self._stored(planned.step)
+            if step.dataset is not None and "notes" in step.dataset and str(step.dataset["notes"].values):
+                self.reporter.message(f"{name}: {step.dataset['notes'].values}")
+        done.steps[name] = step
+        _tidy()
+        self._check_stop()
 
     def leave_page(self) -> Path | None:
         """Write the page that shows the project as it is; that it cannot be written stops nothing."""
@@ -207,7 +301,10 @@ class Run:
 
     def _check_stop(self) -> None:
         if self.stop.is_set():
-            raise Interrupted("stopped as asked; run the same command again to go on")
+            where = f" in node {self.at!r}" if self.at else ""
+            raise Interrupted(
+                f"stopped as asked{where}{self.kept}; what is done is kept: run the same command again to go on"
+            )
 
     def _store_table(self, step: Step) -> None:
         """Keep the table of frames; a renamed file changes it without changing its key."""
@@ -305,12 +402,15 @@ class Run:
         begin = time.monotonic()
         before = self._made_before(step) if step.node.op.sink else []
         if step.stored or before:
+            if step.stored:
+                self.store.keep_only(plan.name, step.key)
             self.reporter.node_ends(plan.name, seconds=0.0, note="as before")
             return NodeReport(plan.name, step.key, 0, 0, 0.0, 0.0, peak_memory()), before
         if plan.memory > self.plan.memory_limit:
             self.plan_refusal(planned)
         made: list[Path] = []
         skipped = reused = 0
+        largest = 0.0
         if step.node.op.sink:
             made = self._run_sink(step, steps)
         elif planned.layout is None or not planned.layout.variables:
@@ -318,15 +418,32 @@ class Run:
             self.store.write_table(plan.name, step.key, step.dataset, self._meta(step))
             self.reporter.node_ends(plan.name, seconds=0.0, note="done")
         else:
-            skipped, reused = self._run_units(planned)
+            skipped, reused, largest = self._run_units(planned)
         seconds = time.monotonic() - begin
         # A unit that did not arrive as it was written has been computed.
         units = plan.units + plan.reused - reused
         facts = {
-            "seconds": round(seconds, 3), "units": units, "reused": reused, "peak_memory": peak_memory()
-        }  # fmt: skip
+            "seconds": round(seconds, 3),
+            "units": units,
+            "reused": reused,
+            "peak_memory": peak_memory(),
+            "planned_memory": plan.memory,
+            **({"worker_memory": largest} if largest else {}),
+        }
         self.log("node", node=plan.name, key=step.key, **facts)
-        return NodeReport(plan.name, step.key, units, skipped, seconds, plan.work, peak_memory(), reused), made
+        report = NodeReport(
+            plan.name,
+            step.key,
+            units,
+            skipped,
+            seconds,
+            plan.work,
+            peak_memory(),
+            reused,
+            planned_memory=plan.memory,
+            worker_memory=largest,
+        )
+        return report, made
 
     def plan_refusal(self, planned: Planned) -> None:
         """Refuse a node whose cost, now that its inputs are known, does not fit."""
@@ -364,29 +481,45 @@ class Run:
             pass
         return []
 
-    def _run_units(self, planned: Planned) -> tuple[int, int]:
+    def _run_units(self, planned: Planned) -> tuple[int, int, float]:
         """Take over, compute, write and journal the units of a node that are not done.
 
         Returns
         -------
-        done, reused
-            How many were there before, and how many an earlier result held.
+        done, reused, memory
+            How many were there before, how many an earlier result held, and the bytes of the largest worker.
         """
         step, layout, work = planned.step, planned.layout, planned.work
         assert step.dataset is not None
         assert layout is not None
         assert work is not None
         name, op = step.node.name, step.node.op
+        suspect = self.store.suspect(name, step.key)
         writer = self.store.prepare(name, step.key, step.dataset, layout, self._meta(step))
         journal = self.store.journal(name, step.key)
-        done = set(_verified(journal.read(), writer))
+        done, lost = verified(self.store, name, step.key, writer, all_of_them=suspect)
+        if lost:
+            told = f"{count(lost, 'task')} of {lost + len(done)} did not reach the disk whole, done again"
+            self.reporter.message(f"{name}: {told}")
         missing = [u for u in layout.units() if work[u] > 0 and u not in done]
         held = [u for u in missing if u in planned.reuse]
         total = int((work > 0).sum())
         total_work = float(sum(work[u] for u in missing if u not in planned.reuse))
         reused: set[tuple[int, ...]] = set()
-        progress = {"units": len(done), "work": 0.0}
+        progress = {"units": float(len(done)), "work": 0.0, "memory": 0.0, "looked": time.monotonic()}
+        unchecked: list[tuple[int, ...]] = []
         begin = time.monotonic()
+
+        def look() -> None:
+            try:
+                self.inputs.check()
+            except InputChanged as changed:
+                # Any of them may have read the file as it is now.
+                journal.void(unchecked, "input files changed")
+                raise changed
+            unchecked.clear()
+            progress["looked"] = time.monotonic()
+
         self.reporter.node_begins(name, units=total, done=len(done))
 
         def finished(records: Sequence[UnitRecord]) -> None:
@@ -394,6 +527,9 @@ class Run:
                 journal.append(records)
             for record in records:
                 progress["units"] += 1
+                unchecked.append(record.unit)
+                if record.worker:
+                    progress["memory"] = max(progress["memory"], record.memory)
                 if record.reused:
                     reused.add(record.unit)
                 else:
@@ -403,6 +539,9 @@ class Run:
                     name, int(progress["units"]), total, progress["work"], total_work, time.monotonic() - begin
                 )
             )
+            self.kept = f" after {int(progress['units'])} of {count(total, 'task')}"
+            if time.monotonic() - progress["looked"] > LOOK_SECONDS:
+                look()
 
         window = planned.plan.workers if self.scheduler.local else self.scheduler.window
         if self.scheduler.local and planned.plan.workers == self.scheduler.workers > 1:
@@ -410,7 +549,7 @@ class Run:
             window += 1
         if held and planned.keys is not None:
             tasks = take_overs(planned.reuse, held, planned.keys, writer)
-            drive(self.scheduler, tasks, finished, window=window, stop=self.stop, node=name)
+            self._drive(name, tasks, finished, look, window=window, work=work)
             self._check_stop()
             self.reporter.message(f"{name}: {len(reused)} of {total} reused")
             begin = time.monotonic()  # the rate is that of computing
@@ -418,7 +557,7 @@ class Run:
         self.store.thin(name, step.key)
         todo = [u for u in missing if u not in reused]
         units = unit_tasks(step.dataset, layout, todo, writer, keys=planned.keys, lasting=op.lasting)
-        drive(self.scheduler, units, finished, window=window, stop=self.stop, node=name)
+        self._drive(name, units, finished, look, window=window, work=work)
         self._check_stop()
         seconds = time.monotonic() - begin
         facts = {"seconds": round(seconds, 3), "units": total, "reused": len(reused)}
@@ -428,46 +567,68 @@ class Run:
         note += f", {len(reused)} of {total} reused" if reused else ""
         note += f", {rate:.1f} Mpx·frames/s" if total > 1 and todo else ""
         self.reporter.node_ends(name, seconds=seconds, note=note)
-        return len(done), len(reused)
+        return len(done), len(reused), progress["memory"]
+
+    def _drive(
+        self,
+        name: str,
+        tasks: Iterator[Any],
+        finished: Callable[[Sequence[UnitRecord]], None],
+        look: Callable[[], None],
+        *,
+        window: int,
+        work: NDArray[np.float64],
+    ) -> None:
+        """Run tasks, and see that the files they read were the same from first to last."""
+        try:
+            drive(
+                self.scheduler,
+                tasks,
+                finished,
+                window=window,
+                stop=self.stop,
+                node=name,
+                patience=Patience(self.task_timeout, adaptive=not self.scheduler.local),
+                work=lambda unit: float(work[unit]),
+                say=self._say,
+            )
+        except InputChanged:
+            look()
+            raise
+        except DataError:
+            # Files that changed are a better reason than what an op makes of them.
+            look()
+            raise
+        look()
+
+    def _say(self, text: str) -> None:
+        self.reporter.message(text)
+        self._last_words("message", node=self.at, text=text)
+
+
+@dataclass
+class _Done:
+    """What the nodes of a run have left so far."""
+
+    steps: dict[str, Step] = field(default_factory=dict)
+    reports: list[NodeReport] = field(default_factory=list)
+    outputs: list[Path] = field(default_factory=list)
+    planned_memory: float = 0.0
+
+
+def _exit_code(problem: SkyloomError) -> int:
+    """Exit code of what stopped a run that had begun: the command was in order, something else was not."""
+    if problem.exit_code != SkyloomError.exit_code:
+        return problem.exit_code
+    if isinstance(problem, DataError):
+        return 3
+    return 4 if isinstance(problem, CapacityError) else problem.exit_code
 
 
 def _tidy() -> None:
     """Let go what planning or a node left unused: graphs are full of cycles, and add to the next node's peak."""
     gc.collect()
     release_memory()
-
-
-def _verified(
-    records: Mapping[tuple[int, ...], UnitRecord], writer: UnitWriter
-) -> dict[tuple[int, ...], UnitRecord]:
-    """Journaled units, less the recent ones whose pixels are not what was written."""
-    if not records:
-        return {}
-    newest = max(r.finished for r in records.values())
-    return {
-        u: r
-        for u, r in records.items()
-        if newest - r.finished > RECENT_SECONDS or writer.read_checksum(u) == r.checksum
-    }
-
-
-@contextmanager
-def _lock(project: Path) -> Iterator[None]:
-    """One run a project at a time; the lock dies with its process."""
-    with (project / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise ConfigError(
-                f"project {project}: another run (process {owner}) is at work here; wait for it or stop it"
-            ) from None
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
 
 
 @contextmanager
@@ -501,6 +662,7 @@ def run_workflow(
     memory: float | None = None,
     reporter: Reporter | None = None,
     page: bool = True,
+    task_timeout: float | None = None,
 ) -> RunReport:
     """Run a workflow in a project, going on where an earlier run stopped.
 
@@ -513,7 +675,8 @@ def run_workflow(
     project
         Folder of the project; made if it is not there.
     scheduler
-        "synchronous", "threads", a dask scheduler's address or a `distributed.Client`; all give the same pixels.
+        "synchronous", "threads", a dask scheduler's address, a `distributed.Client` or a `ClusterSpec`; all give
+        the same pixels.
     workers
         Tasks at a time (the cores there are).
     memory
@@ -522,6 +685,9 @@ def run_workflow(
         Hears of the progress, beside the logger `skyloom.run`.
     page
         Leave `outputs/report.html`, also when the run fails.
+    task_timeout
+        Seconds after which a task is taken to hang and tried again; None: on a cluster twenty times what like
+        tasks took, at least ten minutes; in this process never.
 
     Returns
     -------
@@ -543,13 +709,20 @@ def run_workflow(
         count = 1
     # Small arrays are read here, one by one; asking which scheduler to use would import `distributed`.
     with config.set(scheduler="synchronous"), open_scheduler(scheduler, workers=count) as opened:
-        plan = make_plan(workflow, paths, project=project, memory=memory, workers=count)
+        if opened.memory is not None:
+            # What counts is the room a worker has, not that of the machine that hands the tasks out.
+            memory = min(memory, opened.memory) if memory is not None else opened.memory
+        at_a_time = count if opened.local else opened.threads
+        plan = _plan(workflow, paths, store, memory=memory, workers=at_a_time, reporter=reporter)
         plan.check()
         # Of its lazy results only the tables of files are used again; the others would stay.
         plan = replace(plan, steps={n: s for n, s in plan.steps.items() if FILES in s.node.inputs.values()})
         store.create()
-        run = Run(plan, store, paths, opened, reporter)
-        with _lock(store.project), _interruptible(run.stop, reporter):
+        run = Run(plan, store, paths, opened, reporter, task_timeout)
+        with lock(store.project) as note, _interruptible(run.stop, reporter):
+            if note:
+                reporter.message(note)
+                run.log("note", text=note)
             try:
                 report = run.run()
                 return replace(report, page=run.leave_page()) if page else report
@@ -560,6 +733,29 @@ def run_workflow(
                 raise
             finally:
                 reporter.close()
+
+
+def _plan(
+    workflow: Workflow,
+    paths: Sequence[str | Path],
+    store: Store,
+    *,
+    memory: float | None,
+    workers: int,
+    reporter: Reporter,
+) -> Plan:
+    """Make the plan; results of the project that turn out to be damaged are taken back on the way."""
+    for _ in range(REPAIRS * len(workflow.nodes)):
+        try:
+            return make_plan(workflow, paths, project=store.project, memory=memory, workers=workers)
+        except DamagedResult as damaged:
+            reporter.message(f"{damaged.path}: damaged ({damaged.reason}), taken back")
+            with lock(store.project):
+                if damaged.node == FRAMES:
+                    store.forget_frame(damaged.key)
+                else:
+                    store.mark_suspect(damaged.node, damaged.key)
+    return make_plan(workflow, paths, project=store.project, memory=memory, workers=workers)
 
 
 def summary(report: RunReport) -> str:

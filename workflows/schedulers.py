@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
-from skyloom.ops.errors import ConfigError
+from skyloom.ops.errors import ClusterError, ConfigError
 
 
 class InlineExecutor(Executor):
@@ -25,6 +28,67 @@ class InlineExecutor(Executor):
         return future
 
 
+class Threads(Executor):
+    """Threads of this process.
+
+    One that hangs (a file server that does not answer) cannot be stopped: it is left alone, another takes its
+    place, and neither the pool nor the end of the process waits for it, which a `ThreadPoolExecutor` would.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._todo: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._current: dict[threading.Thread, Future[Any]] = {}
+        self._abandoned: set[Future[Any]] = set()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run on the next free thread."""
+        while len(self._threads) < self.count:
+            self._add()
+        future: Future[Any] = Future()
+        self._todo.put((future, partial(fn, *args, **kwargs)))
+        return future
+
+    def _add(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"skyloom-{len(self._threads)}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        me = threading.current_thread()
+        while (item := self._todo.get()) is not None:
+            future, call = item
+            if not future.set_running_or_notify_cancel():
+                continue
+            self._current[me] = future
+            try:
+                future.set_result(call())
+            except BaseException as failure:
+                future.set_exception(failure)
+            del self._current[me], item, call
+            if future in self._abandoned:
+                return  # another has taken its place
+            del future
+
+    def abandon(self, future: Future[Any]) -> None:
+        """Leave a task alone that hangs; one thread more does what it keeps from being done."""
+        if not future.cancel():
+            self._abandoned.add(future)
+            self._add()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let go of the threads, and wait for those that do not hang."""
+        while cancel_futures and not self._todo.empty():
+            if (item := self._todo.get()) is not None:
+                item[0].cancel()
+        for _ in self._threads:
+            self._todo.put(None)
+        for thread in self._threads if wait else ():
+            if self._current.get(thread) not in self._abandoned:
+                thread.join()
+
+
 @dataclass(frozen=True)
 class Scheduler:
     """An executor and what the driver has to know of it."""
@@ -37,6 +101,41 @@ class Scheduler:
     """Tasks to keep in flight: enough that no worker waits, few enough that memory follows the plan."""
     local: bool
     """Whether the tasks run in this process."""
+    memory: float | None = None
+    """Bytes of the smallest worker of a cluster, where it has a limit."""
+    threads: int = 1
+    """Tasks at a time of that worker."""
+    dashboard: str = ""
+    """Address of the page that shows what the cluster does."""
+
+    def lost(self) -> str:
+        """What is amiss with the cluster now, "" for nothing."""
+        return self.executor.lost() if isinstance(self.executor, Remote) else ""
+
+    def abandon(self, future: Future[Any]) -> None:
+        """Do not wait for a task any longer, and let others run where it hangs."""
+        if isinstance(self.executor, Threads | Remote):
+            self.executor.abandon(future)
+
+    def where(self, future: Future[Any]) -> str:
+        """Which worker a task is on, "" where that says nothing."""
+        return self.executor.where(future) if isinstance(self.executor, Remote) else ""
+
+
+class Remote(Executor):
+    """An executor that can lose its workers."""
+
+    def lost(self) -> str:
+        """What is amiss with the cluster now, "" for nothing."""
+        raise NotImplementedError
+
+    def abandon(self, future: Future[Any]) -> None:
+        """Stop a task, if need be with its worker."""
+        raise NotImplementedError
+
+    def where(self, future: Future[Any]) -> str:
+        """Address of the worker a task is on."""
+        raise NotImplementedError
 
 
 def default_workers() -> int:
@@ -51,22 +150,24 @@ def open_scheduler(kind: Any = "threads", *, workers: int | None = None) -> Iter
     Parameters
     ----------
     kind
-        "synchronous", "threads", the address of a dask scheduler ("tcp://host:8786"), or a
-        `distributed.Client`.
+        "synchronous", "threads", the address of a dask scheduler ("tcp://host:8786"), a `distributed.Client`, or
+        a `skyloom.workflows.clusters.ClusterSpec`, which is started and stopped with the run.
     workers
         Tasks at a time (threads only); the cores there are.
 
     Raises
     ------
+    ClusterError
+        If the address does not answer or has no worker, or the workers run another skyloom.
     ConfigError
-        If the address does not answer or has no worker.
+        If the kind means nothing.
     """
     if kind == "synchronous":
         yield Scheduler("synchronous", InlineExecutor(), 1, 1, local=True)
         return
     if kind == "threads":
         count = workers or default_workers()
-        pool = ThreadPoolExecutor(count, thread_name_prefix="skyloom")
+        pool = Threads(count)
         wait = True
         try:
             yield Scheduler("threads", pool, count, count, local=True)
@@ -79,8 +180,15 @@ def open_scheduler(kind: Any = "threads", *, workers: int | None = None) -> Iter
 
     from distributed import Client
 
+    from skyloom.workflows.clusters import ClusterSpec, start
+    from skyloom.workflows.distributed_executor import cluster_scheduler
+
+    if isinstance(kind, ClusterSpec):
+        with start(kind) as client:
+            yield cluster_scheduler(client)
+        return
     if isinstance(kind, Client):
-        yield _cluster(kind)
+        yield cluster_scheduler(kind)
         return
     if not isinstance(kind, str) or "://" not in kind:
         raise ConfigError(
@@ -89,16 +197,8 @@ def open_scheduler(kind: Any = "threads", *, workers: int | None = None) -> Iter
     try:
         client = Client(kind, timeout=10)
     except (OSError, TimeoutError, ValueError) as failure:
-        raise ConfigError(f"no dask scheduler answers at {kind} ({failure}); is it running?") from failure
+        raise ClusterError(f"no dask scheduler answers at {kind} ({failure}); is it running?") from failure
     try:
-        yield _cluster(client)
+        yield cluster_scheduler(client)
     finally:
         client.close()
-
-
-def _cluster(client: Any) -> Scheduler:
-    threads = sum(client.nthreads().values())
-    if threads == 0:
-        raise ConfigError(f"the dask scheduler at {client.scheduler.address} has no worker; start some first")
-    # Twice the threads: the next task's payload travels while one runs.
-    return Scheduler("distributed", client.get_executor(pure=False, retries=3), threads, 2 * threads, local=False)

@@ -27,15 +27,17 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from skyloom.ops.arrays import LOCATION
-from skyloom.ops.errors import CapacityError, ConfigError, DataError
+from skyloom.ops.errors import CapacityError, ConfigError, DataError, SkyloomError
 from skyloom.workflows.graph import RESERVED
 from skyloom.workflows.journal import Journal
 from skyloom.workflows.shards import read_window, write_block
-from skyloom.workflows.stored import location, stored_array
+from skyloom.workflows.stored import DamagedResult, damage, location, stored_array
 
 STORE_NAME = "project.zarr"
 FRAMES = RESERVED
 """Group of decoded frames."""
+ORDER = "variables"
+"""Attribute of a result's group: names of its variables in the order checksums go through them."""
 OME = "ome"
 """Attribute of a result's group: its levels of detail, for viewers."""
 INNER_CHUNK = 256
@@ -61,7 +63,8 @@ def disk_errors(what: str) -> Iterator[None]:
             ) from failure
         if failure.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise CapacityError(
-                f"{what}: {failure.strerror} ({failure.filename}); choose a project folder you may write to"
+                f"{what}: {failure.strerror} ({failure.filename}); make it writable or choose a project folder you"
+                " may write to; what is done is kept"
             ) from failure
         if isinstance(failure, FileExistsError | NotADirectoryError):
             raise CapacityError(f"{what}: a file is in the way; choose another folder") from failure
@@ -192,6 +195,15 @@ class UnitWriter:
                 checksum = _checksum(array, checksum)
         return checksum
 
+    def is_there(self, unit: tuple[int, ...]) -> bool:
+        """Whether the store has a file for each block of a unit; a block that is all fill value has none."""
+        place = Path(self.root, self.group)
+        for variable in self.layout.variables:
+            index = [str(unit[p]) if p >= 0 else "0" for p in variable.unit_axes]
+            if not place.joinpath(variable.name, "c", *index).exists():
+                return False
+        return True
+
     def read_checksum(self, unit: tuple[int, ...]) -> int | None:
         """Checksum of what the store holds for a unit, or None where it cannot be read."""
         checksum = 0
@@ -204,7 +216,7 @@ class UnitWriter:
                 checksum = _checksum(
                     array.astype(variable.dtype) if array.dtype.kind in "UOT" else array, checksum
                 )
-        except (OSError, KeyError, ValueError, RuntimeError):
+        except (OSError, KeyError, ValueError, RuntimeError, TypeError, IndexError, OverflowError):
             return None
         return checksum
 
@@ -250,8 +262,14 @@ class Store:
             probe = self.project / f".write-{os.getpid()}"
             probe.touch()
             probe.unlink()
+            _drop_damaged(self.root / "zarr.json")
             if not self.exists:
                 zarr.create_group(str(self.root), zarr_format=3)
+            for folder in self.root.iterdir():
+                if folder.is_dir():
+                    _drop_damaged(folder / "zarr.json")
+                    if not (folder / "zarr.json").exists():
+                        zarr.open_group(str(self.root), mode="r+", zarr_format=3).create_group(folder.name)
 
     def journal(self, node: str, key: str) -> Journal:
         """Journal of one result."""
@@ -260,7 +278,11 @@ class Store:
     def _group(self, node: str, key: str) -> zarr.Group | None:
         if not (self.root / node / key / "zarr.json").exists():
             return None
-        return zarr.open_group(str(self.root), path=f"{node}/{key}", mode="r", zarr_format=3)
+        try:
+            return zarr.open_group(str(self.root), path=f"{node}/{key}", mode="r", zarr_format=3)
+        except (ValueError, KeyError, TypeError):
+            # Cut short when the power went: as if it were not there.
+            return None
 
     def meta(self, node: str, key: str) -> dict[str, Any] | None:
         """What was recorded with a result (parameters, inputs, versions, timings), or None."""
@@ -306,14 +328,19 @@ class Store:
     ) -> UnitWriter:
         """Lay out the arrays of a result and write all that is not computed by units.
 
-        What is already there for this very key is kept: units may be done.
+        What is already there for this very key is kept: units may be done. Where only the description of the
+        arrays was lost it is written anew, around the units the journal knows.
         """
         writer = UnitWriter(str(self.root), f"{node}/{key}", node, layout)
         if self.meta(node, key) is not None:
             return writer
-        self.journal(node, key).remove()
         with disk_errors(f"node {node!r}, project {self.project}"):
-            self._clear(node, key)
+            if self.journal(node, key).read():
+                self._strip(node, key, {v.name for v in layout.variables})
+            else:
+                self.journal(node, key).remove()
+                self._clear(node, key)
+            _drop_damaged(self.root / node / "zarr.json")
             parent = zarr.open_group(str(self.root), mode="a", zarr_format=3)
             group = parent.require_group(node).create_group(key)
             lazy = {v.name for v in layout.variables}
@@ -326,6 +353,7 @@ class Store:
                 {
                     **{str(k): v for k, v in dataset.attrs.items()},
                     "coordinates": sorted(str(c) for c in dataset.coords),
+                    ORDER: [str(n) for n in dataset.variables],
                     # Written last: a template without it is begun anew.
                     "skyloom": {**meta, "complete": False},
                 }
@@ -349,10 +377,61 @@ class Store:
             if other != key:
                 self.remove(node, other)
 
+    def keep_only(self, node: str, key: str) -> None:
+        """Drop other complete results: a stop after the mark leaves one, and the clock may call it newer."""
+        for other in self.keys(node):
+            if other != key and self.is_complete(node, other):
+                self.remove(node, other)
+
     def remove(self, node: str, key: str) -> None:
         """Delete a result and its journal."""
         self._clear(node, key)
         self.journal(node, key).remove()
+
+    def ordered(self, node: str, key: str) -> bool:
+        """Whether the order of a result's variables is known, without which its checksums cannot be made again."""
+        group = self._group(node, key)
+        return group is not None and ORDER in group.attrs
+
+    def suspect(self, node: str, key: str) -> bool:
+        """Whether what is there of a result has to be read back before it is used: something of it was damaged."""
+        meta = self.meta(node, key)
+        return meta is None or bool(meta.get("suspect"))
+
+    def mark_suspect(self, node: str, key: str) -> None:
+        """Take back that a result is complete and well; its units are read back when it is next run."""
+        with disk_errors(f"node {node!r}, project {self.project}"):
+            try:
+                # All of it but the units themselves is read here.
+                self.open(node, key)
+                group = zarr.open_group(str(self.root), path=f"{node}/{key}", mode="r+", zarr_format=3)
+                meta = group.attrs["skyloom"]
+                assert isinstance(meta, dict)
+                group.attrs["skyloom"] = {**meta, "complete": False, "suspect": True}
+            except (SkyloomError, ValueError, KeyError, TypeError, RuntimeError):
+                (self.root / node / key / "zarr.json").unlink(missing_ok=True)
+
+    def trust(self, node: str, key: str) -> None:
+        """Units have been read back: what the journal says is so."""
+        group = zarr.open_group(str(self.root), path=f"{node}/{key}", mode="r+", zarr_format=3)
+        meta = group.attrs["skyloom"]
+        assert isinstance(meta, dict)
+        if meta.get("suspect"):
+            group.attrs["skyloom"] = {**meta, "suspect": False}
+
+    def forget_frame(self, content: str) -> None:
+        """Delete the copy of a decoded frame."""
+        self._clear(FRAMES, content)
+
+    def _strip(self, node: str, key: str, lazy: set[str]) -> None:
+        """Leave of a result the blocks of its units alone."""
+        folder = self.root / node / key
+        (folder / "zarr.json").unlink(missing_ok=True)
+        for part in folder.iterdir() if folder.exists() else ():
+            if part.name in lazy:
+                (part / "zarr.json").unlink(missing_ok=True)
+            else:
+                shutil.rmtree(part, ignore_errors=True)
 
     def _clear(self, node: str, key: str) -> None:
         folder = self.root / node / key
@@ -392,8 +471,16 @@ class Store:
         coordinates = attrs.pop("coordinates", [])
         attrs.pop("skyloom", None)
         attrs.pop(OME, None)
+        order = attrs.pop(ORDER, [])
+        for name in order if isinstance(order, list) else ():
+            if not (self.root / node / key / str(name) / "zarr.json").exists():
+                raise DamagedResult(str(self.root), f"{node}/{key}/{name}", "not there")
         variables: dict[str, xr.Variable] = {}
-        for name, array in group.arrays():
+        with damage(str(self.root), f"{node}/{key}/"):
+            arrays = list(group.arrays())
+        if isinstance(order, list) and order:
+            arrays.sort(key=lambda item: order.index(item[0]) if item[0] in order else len(order))
+        for name, array in arrays:
             item = dict(array.attrs)
             lazy = bool(item.pop("lazy", False))
             dims = tuple(str(d) for d in (array.metadata.dimension_names or ()))  # type: ignore[union-attr]
@@ -404,13 +491,24 @@ class Store:
                     _StoredArray(str(self.root), f"{node}/{key}/{name}"), chunks=blocks, name=token
                 )
             else:
-                data = _as_text(np.asarray(array[...]))
+                with damage(str(self.root), f"{node}/{key}/{name}"):
+                    data = _as_text(np.asarray(array[...]))
             variables[name] = xr.Variable(dims, data, item)
         assert isinstance(coordinates, list)
         coords = {n: v for n, v in variables.items() if n in coordinates}
         dataset = xr.Dataset({n: v for n, v in variables.items() if n not in coords}, coords, attrs)
         dataset.encoding[LOCATION] = location(str(self.root), f"{node}/{key}")
         return dataset
+
+
+def _drop_damaged(path: Path) -> None:
+    """Delete a group's description that was cut short, so that it is written anew."""
+    try:
+        json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return
+    except ValueError:
+        path.unlink(missing_ok=True)
 
 
 def _as_text(data: NDArray[Any]) -> NDArray[Any]:
@@ -433,7 +531,8 @@ class _StoredArray:
         return stored_array(self.root, self.path)
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
-        data = read_window(self._array(), index if isinstance(index, tuple) else (index,))
+        with damage(self.root, self.path):
+            data = read_window(self._array(), index if isinstance(index, tuple) else (index,))
         return data.astype(self.dtype) if self.dtype.kind == "U" else data
 
 
@@ -454,7 +553,7 @@ def _create_lazy(group: zarr.Group, variable: VariableLayout, source: xr.Variabl
         dtype=str if text else dtype,
         chunks=chunks,
         shards=shards,
-        compressors=None if text else COMPRESSORS,
+        compressors=(Crc32cCodec(),) if text else COMPRESSORS,
         fill_value="" if text else (np.nan if dtype.kind == "f" else 0),
         dimension_names=variable.dims,
         attributes=attributes,
@@ -469,6 +568,7 @@ def _write_whole(group: zarr.Group, name: str, variable: xr.Variable) -> None:
         shape=data.shape,
         dtype=str if text else data.dtype,
         chunks=tuple(max(1, n) for n in data.shape) or (),
+        compressors=(Crc32cCodec(),) if text else COMPRESSORS,
         fill_value="" if text else (np.nan if data.dtype.kind == "f" else 0),
         dimension_names=tuple(str(d) for d in variable.dims),
         attributes=_plain_attrs(variable.attrs),

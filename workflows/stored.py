@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,11 +14,48 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from skyloom.ops.errors import DataError
+from skyloom.ops.errors import DataError, SkyloomError
 from skyloom.ops.frames import register_source
 from skyloom.workflows.shards import read_window
 
 KIND = "stored"
+
+
+class DamagedResult(SkyloomError, ValueError):
+    """Part of the store is not what was written there. No op takes it for a frame that cannot be read."""
+
+    exit_code = 3
+
+    def __init__(self, root: str, path: str, reason: str) -> None:
+        super().__init__(
+            f"{root}: {path} is damaged ({reason}); run the workflow again, what is damaged is computed again"
+        )
+        self.root, self.path, self.reason = root, path, reason
+
+    def __reduce__(self) -> tuple[type[DamagedResult], tuple[str, str, str]]:
+        # The default would call __init__ with the one joined message; workers send errors pickled.
+        return (DamagedResult, (self.root, self.path, self.reason))
+
+    @property
+    def node(self) -> str:
+        """Whose result it is."""
+        return self.path.split("/")[0]
+
+    @property
+    def key(self) -> str:
+        """Key of that result."""
+        return self.path.split("/")[1]
+
+
+@contextmanager
+def damage(root: str, path: str) -> Iterator[None]:
+    """What a codec says of a chunk that is torn or has rotted, as an error that says where."""
+    try:
+        yield
+    except (ValueError, RuntimeError, TypeError, IndexError, OverflowError) as failure:
+        if isinstance(failure, SkyloomError):
+            raise
+        raise DamagedResult(root, path, " ".join(str(failure).split())[:200]) from failure
 
 
 def location(root: str, group: str) -> dict[str, str]:
@@ -66,8 +105,9 @@ class StoredSource:
         window = iter((rows, columns))
         selection = tuple(next(window) if i < 0 else i for i in self.index)
         try:
-            values = read_window(stored_array(self.root, self.path), selection)
-        except (OSError, KeyError, ValueError, RuntimeError) as failure:
+            with damage(self.root, self.path):
+                values = read_window(stored_array(self.root, self.path), selection)
+        except (OSError, KeyError) as failure:
             raise DataError(f"{self.root}: {self.path} cannot be read ({failure}); run again") from failure
         return np.array(values.reshape(1, 1) if not values.shape else values, dtype=np.float32, order="C")
 

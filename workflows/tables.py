@@ -88,7 +88,13 @@ def plan_tables(plan: Plan) -> list[Any]:
 def run_tables(report: RunReport) -> list[Any]:
     """What a run did."""
     table = _table(
-        "Done", ("node", False), ("tasks", True), ("time", True), ("Mpx·frames/s", True), ("peak memory", True)
+        "Done",
+        ("node", False),
+        ("tasks", True),
+        ("time", True),
+        ("Mpx·frames/s", True),
+        ("peak memory", True),
+        ("planned", True),
     )
     for node in report.nodes:
         rate = node.work / node.seconds if node.seconds > 0 and node.units > 1 else 0.0
@@ -97,7 +103,8 @@ def run_tables(report: RunReport) -> list[Any]:
             _tasks(node.units + node.reused, node.reused) if node.seconds else "as before",
             f"{node.seconds:.1f} s" if node.seconds else "",
             f"{rate:.1f}" if rate else "",
-            format_bytes(node.peak_memory),
+            format_bytes(node.worker_memory or node.peak_memory),
+            format_bytes(node.planned_memory) if node.planned_memory else "",
         )
     out: list[Any] = [table, *left_out_table(report.left_out)]
     out.extend(Text(line) for line in report.quality)

@@ -1,12 +1,11 @@
-"""Units as tasks: a part of the dask graph, computed and written where it travels; a bounded number in flight."""
+"""Units as tasks: a part of the dask graph, computed and written where it travels."""
 
 from __future__ import annotations
 
 import errno
-import threading
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,15 +16,16 @@ from dask.optimization import cull
 from numpy.typing import NDArray
 
 from skyloom.ops.blocks import Tasks
-from skyloom.ops.errors import CapacityError, DataError, SkyloomError, prefixed
+from skyloom.ops.errors import CapacityError, ClusterError, DataError, SkyloomError, prefixed
 from skyloom.ops.registry import Lasting
 from skyloom.workflows.journal import UnitRecord
-from skyloom.workflows.machine import release_memory
-from skyloom.workflows.schedulers import Scheduler
+from skyloom.workflows.machine import peak_memory, release_memory
+from skyloom.workflows.source_hash import source_id
 from skyloom.workflows.store import Layout, UnitWriter
+from skyloom.workflows.stored import DamagedResult
 
 ATTEMPTS = 3
-"""Tries of a unit whose files or store gave an error of the system (not of the data)."""
+"""Tries of a unit whose files or store gave an error of the system (not of the data), or which hung."""
 
 GIVE_BACK_SECONDS = 0.25
 """Freed memory is handed back to the system this often; longer units do so each."""
@@ -59,8 +59,19 @@ class Task(Protocol):
         """Do it; returns the units that are in the store now."""
 
 
-def run_task(task: Task) -> tuple[UnitRecord, ...]:
-    """Run a task where it has travelled to."""
+def run_task(task: Task, source: str = "") -> tuple[UnitRecord, ...]:
+    """Run a task where it has travelled to.
+
+    Raises
+    ------
+    ClusterError
+        If another skyloom than `source` is there: a worker that came later.
+    """
+    if source and source != source_id():
+        raise ClusterError(
+            f"the worker {worker_name()} runs skyloom {source_id()}, here is {source}; install the same there, "
+            "start the workers anew and run the same command again"
+        )
     return task.run()
 
 
@@ -69,7 +80,7 @@ def run_unit(task: UnitTask) -> UnitRecord:
 
     Parallelism comes from units: one thread a unit makes its memory what the plan says.
     """
-    begin = time.time()
+    begin = time.monotonic()
     arrays = get_sync(dict(task.graph), list(task.keys))
     names = [v.name for v in task.writer.layout.variables]
     named = dict(zip(names, arrays, strict=True))
@@ -77,8 +88,22 @@ def run_unit(task: UnitTask) -> UnitRecord:
     key = task.key if task.lasting is None or task.lasting(named) else ""
     del arrays, named
     _give_back()
-    end = time.time()
-    return UnitRecord(task.unit, checksum, round(end - begin, 4), round(end, 3), key)
+    seconds = round(time.monotonic() - begin, 4)
+    return UnitRecord(
+        task.unit, checksum, seconds, round(time.time(), 3), key, False, peak_memory(), worker_name()
+    )
+
+
+def worker_name() -> str:
+    """Address of the worker of a cluster this runs on, "" outside of one."""
+    # Not imported for this: where it is not there already, this is no worker.
+    module = sys.modules.get("distributed.worker")
+    if module is None:
+        return ""
+    try:
+        return str(module.get_worker().address)
+    except ValueError:
+        return ""
 
 
 _given_back = 0.0
@@ -132,63 +157,7 @@ def unit_tasks(
         yield UnitTask(unit, part, names, writer, str(keys[unit]) if keys is not None else "", lasting)
 
 
-def drive(
-    scheduler: Scheduler,
-    tasks: Iterator[Task],
-    finished: Callable[[Sequence[UnitRecord]], None],
-    *,
-    window: int,
-    stop: threading.Event,
-    node: str,
-) -> None:
-    """Keep `window` tasks in flight until all are done, or until `stop` is set and those in flight are.
-
-    Raises
-    ------
-    SkyloomError
-        The first failure, after the tasks in flight are done and journaled.
-    """
-    flying: dict[Future[tuple[UnitRecord, ...]], tuple[Task, int]] = {}
-    failure: BaseException | None = None
-
-    def launch(task: Task, attempt: int) -> None:
-        flying[scheduler.executor.submit(run_task, task)] = (task, attempt)
-
-    more = True
-    while True:
-        while more and failure is None and not stop.is_set() and len(flying) < window:
-            task = next(tasks, None)
-            if task is None:
-                more = False
-            else:
-                launch(task, 1)
-        if not flying:
-            break
-        if scheduler.local and (failure is not None or stop.is_set()):
-            # Those that wait for a thread have not begun.
-            for future in [f for f in flying if f.cancel()]:
-                del flying[future]
-            if not flying:
-                break
-        # A timeout lets the main thread see signals.
-        ready, _ = wait(flying, timeout=0.5, return_when=FIRST_COMPLETED)
-        for future in ready:
-            task, attempt = flying.pop(future)
-            problem = future.exception()
-            if problem is None:
-                try:
-                    finished(future.result())
-                except SkyloomError as trouble:
-                    failure = failure or trouble
-            elif _transient(problem) and attempt < ATTEMPTS and failure is None and not stop.is_set():
-                launch(task, attempt + 1)
-            else:
-                failure = failure or _named(problem, node, task.unit)
-    if failure is not None:
-        raise failure
-
-
-def _transient(problem: BaseException) -> bool:
+def transient(problem: BaseException) -> bool:
     """Whether another try may help: the system's trouble, not the data's and not a full disk's."""
     return isinstance(problem, OSError) and problem.errno not in (
         errno.ENOSPC,
@@ -199,13 +168,13 @@ def _transient(problem: BaseException) -> bool:
     )
 
 
-def _named(problem: BaseException, node: str, unit: tuple[int, ...]) -> BaseException:
+def named(problem: BaseException, node: str, unit: tuple[int, ...]) -> BaseException:
     """The problem with node and unit in front where it does not say so itself."""
     where = f"node {node!r}" + (f", unit {unit}" if unit else "")
     if isinstance(problem, MemoryError):
-        return CapacityError(f"{where}: out of memory; lower --workers or raise --memory")
+        return CapacityError(f"{where}: out of memory; lower --workers or --memory and run the same command again")
     if isinstance(problem, SkyloomError):
-        if str(problem).startswith("node "):
+        if str(problem).startswith("node ") or isinstance(problem, DamagedResult):
             return problem
         return prefixed(problem, where)
     if isinstance(problem, OSError):

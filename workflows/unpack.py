@@ -112,5 +112,8 @@ def unpack_frame(root: str, content: str, spec: str) -> None:
 def _complete(store: Store, content: str) -> bool:
     if not (store.root / FRAMES / content / "zarr.json").exists():
         return False
-    array = zarr.open_array(str(store.root), path=f"{FRAMES}/{content}", mode="r", zarr_format=3)
+    try:
+        array = zarr.open_array(str(store.root), path=f"{FRAMES}/{content}", mode="r", zarr_format=3)
+    except (ValueError, KeyError, TypeError):
+        return False  # cut short when the power went
     return bool(array.attrs.get("complete"))

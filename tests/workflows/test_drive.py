@@ -11,9 +11,9 @@ import pytest
 
 from skyloom.ops.errors import DataError
 from skyloom.workflows import units
+from skyloom.workflows.driving import drive
 from skyloom.workflows.journal import UnitRecord
 from skyloom.workflows.schedulers import open_scheduler
-from skyloom.workflows.units import drive
 
 
 @dataclass
@@ -87,7 +87,7 @@ def test_memory_goes_back_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, given = [100.0], []
     monkeypatch.setattr(units, "_given_back", 0.0)
     monkeypatch.setattr(units, "release_memory", lambda: given.append(clock[0]))
-    monkeypatch.setattr(units.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     for _ in range(9):
         units._give_back()
         clock[0] += units.GIVE_BACK_SECONDS * 0.4

@@ -16,6 +16,7 @@ from skyloom.ops.errors import CapacityError, ConfigError, DataError
 from skyloom.workflows import runner, units
 from skyloom.workflows.evaluate import open_workflow
 from skyloom.workflows.graph import Workflow
+from skyloom.workflows.lock import lock
 from skyloom.workflows.progress import Silent
 from skyloom.workflows.runner import run_workflow
 from skyloom.workflows.store import Store
@@ -152,7 +153,7 @@ def test_two_runs_in_one_project_are_refused(
 ) -> None:
     Store(tmp_path / "p").create()
     with (
-        runner._lock(tmp_path / "p"),
+        lock(tmp_path / "p"),
         pytest.raises(ConfigError, match=r"another run .* is at work here"),
     ):
         run_workflow(toy_workflow, numbers(1), project=tmp_path / "p")

@@ -1,0 +1,81 @@
+"""Whether the store still holds what the journal says was written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from skyloom.workflows.evaluate import Step
+from skyloom.workflows.journal import UnitRecord
+from skyloom.workflows.store import Layout, Store, UnitWriter, disk_errors
+
+RECENT_SECONDS = 60.0
+"""On resume, units journaled this long before the last one are read back: their pixels may not have reached
+the disk when the power went."""
+
+Records = dict[tuple[int, ...], UnitRecord]
+
+
+def verified(store: Store, name: str, key: str, writer: UnitWriter, *, all_of_them: bool) -> tuple[Records, int]:
+    """Journaled units, less those whose pixels are not what was written.
+
+    Parameters
+    ----------
+    store, name, key
+        Whose journal.
+    writer
+        Reads units back.
+    all_of_them
+        True: every unit is read back, as damage was found; False: only those the last stop may have cost.
+
+    Returns
+    -------
+    records
+        Units that are well.
+    lost
+        How many are not; the journal has them no longer.
+    """
+    journal = store.journal(name, key)
+    records = journal.read()
+    looked_at = list(records) if all_of_them else recent(records)
+    lost = [u for u in looked_at if writer.read_checksum(u) != records[u].checksum]
+    with disk_errors(f"node {name!r}, project {store.project}"):
+        journal.void(lost, "not what was written")
+        if all_of_them:
+            store.trust(name, key)
+    for unit in lost:
+        del records[unit]
+    return records, len(lost)
+
+
+def recent(records: Mapping[tuple[int, ...], UnitRecord]) -> list[tuple[int, ...]]:
+    """Units that were finished in the last minute before the end of a journal.
+
+    The clock may have been set in between, so time is added up from line to line: never backwards, and never more
+    than the later unit took, which was begun when an earlier one was done.
+    """
+    found: list[tuple[int, ...]] = []
+    passed, later = 0.0, None
+    for record in reversed(list(records.values())):
+        if later is not None:
+            passed += min(max(later.finished - record.finished, 0.0), later.seconds)
+        if passed > RECENT_SECONDS:
+            break
+        found.append(record.unit)
+        later = record
+    return found
+
+
+def lost_units(store: Store, step: Step) -> int:
+    """Units of a complete result that are in its journal and not in the store.
+
+    A block that is not there reads as "no data" without a sign. Looking whether it is there is cheap; where it is
+    not, its checksum tells whether it should be.
+    """
+    name, op = step.node.name, step.node.op
+    records = store.journal(name, step.key).read()
+    if step.dataset is None or not records or op.table or not store.ordered(name, step.key):
+        return 0
+    layout = Layout.of(step.dataset, op.unit, node=name)
+    writer = UnitWriter(str(store.root), f"{name}/{step.key}", name, layout)
+    missing = [u for u in records if len(u) == len(layout.unit_dims) and not writer.is_there(u)]
+    return sum(writer.read_checksum(u) != records[u].checksum for u in missing)
