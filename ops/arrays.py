@@ -17,6 +17,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
+from dask.local import get_sync
 from numpy.typing import NDArray
 
 from skyloom.ops.errors import DataError
@@ -102,7 +103,7 @@ class LazyArray:
         """Pixels of a window (see `FrameSource.read`)."""
         window = self.array.reshape(1, 1) if not self.array.shape else self.array[rows, columns]
         # This runs inside a task: parallelism comes from tasks.
-        values = window.compute(scheduler="synchronous") if hasattr(window, "compute") else window
+        values = window.compute(scheduler=get_sync) if hasattr(window, "compute") else window
         return np.array(values, dtype=np.float32, order="C")
 
 

@@ -81,7 +81,7 @@ class Dependencies:
         data = variable.data
         if not isinstance(data, da.Array):
             return np.asarray(data)
-        whole = data.rechunk(-1) if data.npartitions > 1 else data
+        whole = data.rechunk(-1, method="tasks") if data.npartitions > 1 else data
         self.arrays.append(whole)
         return (whole.name, *(0 for _ in whole.shape))
 

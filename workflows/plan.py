@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from dask import config
+from dask.local import get_sync
 from numpy.typing import NDArray
 
 from skyloom.ops.errors import CapacityError, NotYetKnown
@@ -286,6 +288,19 @@ def make_plan(
     Plan
         Not yet checked: call `Plan.check`.
     """
+    # What is stored is small and read here; by name dask would look for a cluster's client first.
+    with config.set(scheduler=get_sync):
+        return _make_plan(workflow, files, project=project, memory=memory, workers=workers)
+
+
+def _make_plan(
+    workflow: Workflow,
+    files: Sequence[str | Path],
+    *,
+    project: str | Path | None,
+    memory: float | None,
+    workers: int,
+) -> Plan:
     limit = float(memory) if memory is not None else 0.75 * available_memory()
     store = Store(project) if project is not None else None
     steps: dict[str, Step] = {}

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from dask import config
+from dask.local import get_sync
 from numpy.typing import NDArray
 
 from skyloom.ops.errors import CapacityError, DataError, SkyloomError
@@ -708,7 +709,8 @@ def run_workflow(
     if scheduler == "synchronous":
         count = 1
     # Small arrays are read here, one by one; asking which scheduler to use would import `distributed`.
-    with config.set(scheduler="synchronous"), open_scheduler(scheduler, workers=count) as opened:
+    # By name dask would look for a cluster's client first, and import its scheduler for it.
+    with config.set(scheduler=get_sync), open_scheduler(scheduler, workers=count) as opened:
         if opened.memory is not None:
             # What counts is the room a worker has, not that of the machine that hands the tasks out.
             memory = min(memory, opened.memory) if memory is not None else opened.memory

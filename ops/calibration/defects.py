@@ -91,7 +91,7 @@ def defects(
         data = masters[name].data[m, rows, columns]
         if not isinstance(data, da.Array):
             return np.asarray(data)
-        one = data.rechunk(-1)
+        one = data.rechunk(-1, method="tasks")
         dependencies.append(one)
         return (one.name, 0, 0)
 

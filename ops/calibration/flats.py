@@ -181,7 +181,7 @@ def flats(
         data = levels[name].isel(frame=[m.frame for m in group.members]).data
         if not isinstance(data, da.Array):
             return np.asarray(data)
-        whole = data.rechunk(-1)
+        whole = data.rechunk(-1, method="tasks")
         dependencies.append(whole)
         return (whole.name, *(0 for _ in whole.shape))
 

@@ -58,7 +58,9 @@ def merge_bands(
     variables = {}
     for name, item in first.data_vars.items():
         if all(name in m for m in mosaics) and item.dims == ("band", "y", "x"):
-            arrays = [da.asarray(m[name].data).rechunk({0: 1, 1: rows, 2: columns}) for m in mosaics]
+            arrays = [
+                da.asarray(m[name].data).rechunk({0: 1, 1: rows, 2: columns}, method="tasks") for m in mosaics
+            ]
             variables[name] = (item.dims, da.concatenate(arrays, axis=0), item.attrs)
     attrs = {k: v for k, v in first.attrs.items() if k != "provenance"}
     return xr.Dataset(variables, coords={"band": np.asarray(bands, dtype=str)}, attrs=attrs)

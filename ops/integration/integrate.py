@@ -382,7 +382,7 @@ def solution_task(
         data = getattr(variable, "data", variable)
         if not isinstance(data, da.Array):
             return np.asarray(data)
-        whole = data.rechunk(-1)
+        whole = data.rechunk(-1, method="tasks")
         dependencies.append(whole)
         return (whole.name, *(0 for _ in whole.shape))
 

@@ -8,11 +8,11 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
-from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from skyloom.ops.expression import Expression
 from skyloom.ops.registry import Cost, register
+from skyloom.ops.solve_graph import solved_arrays
 from skyloom.ops.threads import one_blas_thread
 
 Floats = NDArray[np.float64]
@@ -126,10 +126,6 @@ def _task(stars: Floats, summary: Floats, known: dict[str, Floats], rule: str) -
     return {**measures, "use": approved, "reason": np.array([r[:200] for r in reason], dtype="<U200")}
 
 
-def _pick(result: dict[str, Any], name: str) -> Any:
-    return result[name]
-
-
 def _cost(session: xr.Dataset, measurement: xr.Dataset, **_: Any) -> Cost:
     n = session.sizes["frame"]
     table = 8.0 * n * measurement.sizes["star"] * measurement.sizes["star_quantity"]
@@ -171,11 +167,8 @@ def approve(session: xr.Dataset, measurement: xr.Dataset, *, rule: str = "") -> 
     }
     stars, summary = (da.asarray(measurement[name].data) for name in ("stars", "summary"))
     token = tokenize("approve", stars, summary, known, rule)
-    done = delayed(_task, pure=True)(stars, summary, known, rule, dask_key_name=f"approve-{token}")
     n = session.sizes["frame"]
-    kinds: dict[str, Any] = {**dict.fromkeys(MEASURES, np.float64), "use": np.bool_, "reason": "<U200"}
-    variables = {}
-    for name, dtype in kinds.items():
-        part = delayed(_pick, pure=True)(done, name, dask_key_name=f"approve-pick-{name}-{token}")
-        variables[name] = ("frame", da.from_delayed(part, (n,), dtype=dtype, name=f"approve-{name}-{token}"))
+    of = {**dict.fromkeys(MEASURES, np.float64), "use": np.bool_, "reason": "<U200"}
+    kinds = {name: (dtype, (n,), ("frame",)) for name, dtype in of.items()}
+    variables = solved_arrays("approve", token, _task, [stars, summary, known, rule], kinds)
     return xr.Dataset(variables, coords={"frame": session["frame"].values})

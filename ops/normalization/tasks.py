@@ -119,8 +119,11 @@ def solve_tasks(
     solved
         Key of the result.
     """
-    whole = {name: lazy[name].rechunk(-1) for name in ("summary", "use", "shift", "reason")}
-    cells, stars = lazy["cells"].rechunk((1, -1, -1, -1)), lazy["stars"].rechunk((1, -1, -1))
+    whole = {name: lazy[name].rechunk(-1, method="tasks") for name in ("summary", "use", "shift", "reason")}
+    cells, stars = (
+        lazy["cells"].rechunk((1, -1, -1, -1), method="tasks"),
+        lazy["stars"].rechunk((1, -1, -1), method="tasks"),
+    )
     key = {name: (array.name, *(0 for _ in array.shape)) for name, array in whole.items()}
     told = (key["summary"], key["use"], key["shift"], key["reason"])
     if options.mode == "none":
@@ -128,7 +131,7 @@ def solve_tasks(
     tasks: dict[Any, Any] = {}
     known = None
     if options.earlier is not None:
-        before = {name: lazy[f"earlier {name}"].rechunk(-1) for name in (BASIS, *FRAME, *BAND)}
+        before = {name: lazy[f"earlier {name}"].rechunk(-1, method="tasks") for name in (BASIS, *FRAME, *BAND)}
         known = f"{solved}-known"
         found = [(array.name, *(0 for _ in array.shape)) for array in before.values()]
         tasks[known] = (_known, table, options, *told[:3], found)

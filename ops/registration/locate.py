@@ -11,7 +11,6 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
-from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from skyloom.ops.arrays import LOCATION
@@ -31,6 +30,7 @@ from skyloom.ops.registration.sky.search import forget_sky
 from skyloom.ops.registration.stars import BLENDED, NEAR_EDGE
 from skyloom.ops.registration.tied import Tie
 from skyloom.ops.registry import Cost, Param, register
+from skyloom.ops.solve_graph import Kind, solved_arrays
 from skyloom.ops.threads import one_blas_thread
 
 SOLVE_STARS = 400
@@ -393,10 +393,6 @@ WCS_WIDTH = 6000
 """Longest text of a WCS."""
 
 
-def _pick(result: dict[str, Any], name: str) -> Any:
-    return result[name]
-
-
 def locate_cost(session: xr.Dataset, measurement: xr.Dataset, **parameters: Any) -> Cost:
     """Cost of `locate`: one unit; memory for star tables, patterns and the sightings."""
     n = session.sizes["frame"]
@@ -478,9 +474,8 @@ def locate(
     stars, summary = (da.asarray(measurement[name].data) for name in ("stars", "summary"))
     before = [] if earlier is None else [da.asarray(earlier[n].data) for n in (BASIS, "wcs", *FOUND)]
     token = tokenize("locate", stars, summary, table, options, before)
-    solved = delayed(_task, pure=True)(stars, summary, table, options, before, dask_key_name=f"locate-{token}")
     n = session.sizes["frame"]
-    kinds: dict[str, tuple[Any, tuple[int, ...], tuple[str, ...]]] = {
+    kinds: dict[str, Kind] = {
         "wcs": (f"<U{WCS_WIDTH}", (n,), ("frame",)),
         "reason": ("<U200", (n,), ("frame",)),
         "origin": ("<U8", (n,), ("frame",)),
@@ -495,10 +490,7 @@ def locate(
         "closure": (np.float64, (), ()),
         "notes": ("<U1000", (), ()),
     }
-    variables: dict[str, Any] = {}
-    for name, (dtype, shape, dims) in kinds.items():
-        part = delayed(_pick, pure=True)(solved, name, dask_key_name=f"locate-pick-{name}-{token}")
-        variables[name] = (dims, da.from_delayed(part, shape, dtype=dtype, name=f"locate-{name}-{token}"))
+    variables = solved_arrays("locate", token, _task, [stars, summary, table, options, before], kinds)
     return xr.Dataset(variables, coords={"frame": session["frame"].values})
 
 

@@ -9,7 +9,6 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
-from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from skyloom.ops.grid import Grid
@@ -23,6 +22,7 @@ from skyloom.ops.registration.shifts import refine_shifts
 from skyloom.ops.registration.stars import place_stars
 from skyloom.ops.registry import Cost, Param
 from skyloom.ops.registry import register as register_op
+from skyloom.ops.solve_graph import Kind, solved_arrays
 from skyloom.ops.threads import one_blas_thread
 
 STARS_PER_FRAME = 300
@@ -231,10 +231,6 @@ def _task(
     }
 
 
-def _pick(result: dict[str, Any], name: str) -> Any:
-    return result[name]
-
-
 def register_cost(session: xr.Dataset, measurement: xr.Dataset, **parameters: Any) -> Cost:
     """Cost of `register`: one unit, memory for the star tables and the links."""
     n = session.sizes["frame"]
@@ -378,11 +374,8 @@ def register(
     before = [] if earlier is None else [da.asarray(earlier[n].data) for n in (BASIS, *FOUND)]
     stars, summary = (da.asarray(measurement[name].data) for name in ("stars", "summary"))
     token = tokenize("register", stars, summary, table, chosen.grid, chosen.reason, options, before)
-    solved = delayed(_task, pure=True)(
-        stars, summary, table, chosen, options, before, dask_key_name=f"register-{token}"
-    )
     n = session.sizes["frame"]
-    kinds: dict[str, tuple[Any, tuple[int, ...], tuple[str, ...]]] = {
+    kinds: dict[str, Kind] = {
         "use": (np.bool_, (n,), ("frame",)),
         "reason": ("<U200", (n,), ("frame",)),
         "shift": (np.float64, (n, 2), ("frame", "axis")),
@@ -392,10 +385,8 @@ def register(
         "kept": (np.bool_, (n,), ("frame",)),
         BASIS: ("<U16", (n,), ("frame",)),
     }
-    variables: dict[str, Any] = {}
-    for name, (dtype, shape, dims) in kinds.items():
-        part = delayed(_pick, pure=True)(solved, name, dask_key_name=f"register-pick-{name}-{token}")
-        variables[name] = (dims, da.from_delayed(part, shape, dtype=dtype, name=f"register-{name}-{token}"))
+    arguments = [stars, summary, table, chosen, options, before]
+    variables: dict[str, Any] = dict(solved_arrays("register", token, _task, arguments, kinds))
     variables["in_canvas"] = ("frame", chosen.inside)
     variables["canvas_reason"] = ("frame", np.array(chosen.reason, dtype="<U200"))
     return xr.Dataset(

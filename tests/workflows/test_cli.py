@@ -284,3 +284,21 @@ def test_link_shows_what_belongs_together(tmp_path: Path, capsys: pytest.Capture
     capsys.readouterr()
     assert main(["link", str(tmp_path / "raw")]) == 0
     assert "flat" in capsys.readouterr().out
+
+
+START = """
+import sys
+from skyloom.workflows.cli import main
+code = main(sys.argv[1:])
+assert "distributed" not in sys.modules, "dask's distributed scheduler takes a fifth of a second to import"
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("command", [["plan"], ["run", "--quiet", "--no-report", "--until", "integrate"]])
+def test_what_does_not_need_a_cluster_does_not_load_it(session: Path, tmp_path: Path, command: list[str]) -> None:
+    project = ["-o", str(tmp_path)] if command[0] == "run" else []
+    words = [command[0], "mosaic", str(session), *command[1:], *project]
+    for _ in range(len(project) or 1):
+        done = subprocess.run([sys.executable, "-c", START, *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
