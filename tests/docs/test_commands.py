@@ -218,8 +218,9 @@ _ENDINGS = {
 
 def test_every_command_has_examples_that_it_understands() -> None:
     known = {name: parser for name, (parser, _) in subcommands(command_parser()).items()}
-    assert set(EXAMPLES) == set(known)
-    for name, text in EXAMPLES.items():
+    assert set(known) <= set(EXAMPLES)
+    for name in known:
+        text = EXAMPLES[name]
         assert f"  {text.splitlines()[0]}" in known[name].format_help()
         lines = re.sub(r"source <\((.*)\)", r"\1", text)
         found = [(words[1:], words[0]) for words, _ in commands(lines)]
