@@ -76,10 +76,10 @@ def commands(text: str) -> Iterator[tuple[list[str], str | None]]:
 
 
 def skyloom_commands(text: str) -> Iterator[list[str]]:
-    """Arguments of each skyloom command of a block, also of one after `&&`."""
+    """Arguments of each skyloom command of a block, also of one among others of the shell."""
     for words, _ in commands(text):
         start = 0
-        for at in [*(i for i, w in enumerate(words) if w == "&&"), len(words)]:
+        for at in [*(i for i, w in enumerate(words) if w in {"&&", "&", "||", "|", ";"}), len(words)]:
             part, start = words[start:at], at + 1
             if part and Path(part[0]).name == "skyloom":
                 yield part[1:]
@@ -170,7 +170,7 @@ def test_a_wrong_command_would_be_found() -> None:
     ):
         with pytest.raises(ConfigError):
             understood(shlex.split(wrong))
-    found = list(skyloom_commands("python3 -m venv v && v/bin/skyloom demo  # try\nskyloom ops \\\n  integrate\n"))
+    found = list(skyloom_commands("python3 -m venv v && v/bin/skyloom demo  # try\nskyloom ops \\\n  integrate & wait $!\n"))
     assert found == [["demo"], ["ops", "integrate"]]
 
 
