@@ -170,7 +170,8 @@ def test_a_wrong_command_would_be_found() -> None:
     ):
         with pytest.raises(ConfigError):
             understood(shlex.split(wrong))
-    found = list(skyloom_commands("python3 -m venv v && v/bin/skyloom demo  # try\nskyloom ops \\\n  integrate & wait $!\n"))
+    lines = "python3 -m venv v && v/bin/skyloom demo  # try\nskyloom ops \\\n  integrate & wait $!\n"
+    found = list(skyloom_commands(lines))
     assert found == [["demo"], ["ops", "integrate"]]
 
 
