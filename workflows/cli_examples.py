@@ -39,6 +39,8 @@ skyloom hips project stretch picture-sky/""",
     "simulate": """\
 skyloom simulate frames --panels 2x2 --frames 4
 skyloom simulate raw --raw --bands L,R,G,B --faults""",
+    "view": """\
+skyloom view project""",
     "workflows": """\
 skyloom workflows
 skyloom workflows raw > mine.yaml

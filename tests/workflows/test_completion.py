@@ -54,6 +54,15 @@ def test_every_option_is_in_every_script(scripts: Path) -> None:
                 assert (f"-l {flag[2:]}" if shell == "fish" else flag) in text, (shell, name, flag)
 
 
+def test_flags_take_no_value_and_options_do(scripts: Path) -> None:
+    fish = (scripts / "fish").read_text(encoding="utf-8")
+    assert "from export' -l band -r -F -d " in fish
+    assert "from status' -l json -d " in fish
+    zsh = (scripts / "zsh").read_text(encoding="utf-8")
+    assert "'*--band[which band]:value:_files'" in zsh
+    assert "'*--json[as JSON]'" in zsh
+
+
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_can_read_theirs(scripts: Path, shell: str) -> None:
     program = shutil.which(shell)

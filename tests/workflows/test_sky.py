@@ -11,6 +11,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
+from astropy.io import fits
 from astropy.wcs import WCS
 
 from skyloom.ops.errors import ConfigError, DataError
@@ -18,6 +19,7 @@ from skyloom.ops.grid import RELATIVE, Grid, wcs_header
 from skyloom.ops.stretch import autostretch
 from skyloom.workflows.api import Project, Workflow, open_workflow, plan, run
 from skyloom.workflows.cli import main
+from skyloom.workflows.export import export_file
 from skyloom.workflows.progress import Silent
 from skyloom.workflows.simulate import simulate_from_options
 
@@ -171,6 +173,15 @@ def test_a_project_is_its_nodes(project: Project) -> None:
         project["integrat"]
     with pytest.raises(DataError, match="is no project"):
         Project(project.folder / "outputs")
+
+
+def test_a_window_of_a_project_is_written_as_that_window(project: Project, tmp_path: Path) -> None:
+    part = project["integrate"].sky.window(slice(60, 160), slice(30, 200))
+    export_file(part, tmp_path / "part.fits")
+    pixels, header = fits.getdata(tmp_path / "part.fits", header=True)
+    np.testing.assert_array_equal(pixels, project["integrate"]["image"].values[0, 60:160, 30:200])
+    whole = project["integrate"].sky.wcs.pixel_to_world(35, 70)
+    assert WCS(header).celestial.pixel_to_world(5, 10).separation(whole).arcsec < 1e-6
 
 
 def test_everything_shows_itself(frames: Path, project: Project) -> None:
