@@ -145,8 +145,7 @@ class Tiles:
 
     def revision(self, layer: Layer) -> str:
         """Text that changes when a tile of the layer may look otherwise."""
-        progress = self.levels.progress(layer)
-        return f"{layer.revision}.{int(progress * 8)}.{self._sample_key(layer)}"
+        return f"{layer.revision}.{self.levels.stage(layer)}.{self._sample_key(layer)}"
 
     @staticmethod
     def geometry(layer: Layer) -> Geometry:
