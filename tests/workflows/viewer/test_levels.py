@@ -141,8 +141,9 @@ def test_tones_of_a_preview_are_kept_when_it_is_exact(made: Made) -> None:
     wait_for(found, layer)
     np.testing.assert_array_equal(found.sample(layer), before)
     # Views of the sampled chunks, not means over all of a chunk: they have the scatter of the view.
-    scatter = np.nanstd(block_mean(made.wide["image"][0], 4)[50:150, 50:150])
-    assert 0.5 * scatter < 1.4826 * np.nanmedian(np.abs(before - np.nanmedian(before))) < 2 * scatter
+    exact = block_mean(made.wide["image"][0], 4)
+    assert before.shape[1] > 5000
+    np.testing.assert_array_equal(np.isin(before[np.isfinite(before)], exact), True)
     found.stop()
 
 
