@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import product
@@ -30,6 +31,8 @@ CELL = 2048
 SAMPLE_SIDE = 1024
 """Longest side of the view that tones are measured on."""
 _SAMPLE_FACTOR = 64
+_QUIET, _PATIENCE = 0.15, 1.0
+"""Seconds without a tile asked for before work in the background goes on; it waits no longer than that."""
 _COARSE, _FINER = 8, 4
 """A preview of one chunk in _COARSE² or less is followed by one of _FINER² times as many."""
 _EMPTY, _PREVIEW, _EXACT = 0, 1, 2
@@ -199,6 +202,7 @@ class Levels:
         self._lock = threading.Lock()
         self._work = threading.Condition()
         self._stopped = False
+        self._asked = 0.0
         self._thread: threading.Thread | None = None
         self._wanted: list[tuple[Base, tuple[int, int]]] = []
 
@@ -214,6 +218,7 @@ class Levels:
         factor
             A power of two.
         """
+        self._asked = time.monotonic()
         if isinstance(layer, StoredLayer) and layer.levels and factor > 1:
             return _from_pyramid(layer, rows, columns, factor)
         base = self.base(layer)
@@ -300,10 +305,17 @@ class Levels:
                 for _ in base.sharpen():
                     if self._stopped:
                         return
+                self._give_way()
                 base.fill(cell)
             except SkyloomError:
                 # A damaged chunk, or a result that has just been replaced: the preview stays.
                 continue
+
+    def _give_way(self) -> None:
+        """Let the page have its tiles first; but not for ever."""
+        end = time.monotonic() + _PATIENCE
+        while not self._stopped and time.monotonic() < min(self._asked + _QUIET, end):
+            time.sleep(_QUIET / 4)
 
     def stop(self) -> None:
         """End the thread."""
