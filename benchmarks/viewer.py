@@ -30,7 +30,7 @@ TILE = 1024
 VARIANTS = 12
 
 
-def make_project(folder: Path, size: int, *, tile: int = TILE, bands: int = 1, seed: int = 1) -> Store:
+def make_project(folder: Path, size: int, *, tile: int = TILE, bands: int = 1, link: bool = False) -> Store:
     """Make a project with one finished mosaic: noise, stars and a slow gradient; a few tiles again and again."""
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
@@ -49,7 +49,7 @@ def make_project(folder: Path, size: int, *, tile: int = TILE, bands: int = 1, s
     layout = Layout.of(dataset, ("band", "y", "x"), node="integrate")
     meta = {"op": "integrate", "version": 1, "inputs": {}, "parameters": {}, "started": time.time()}
     writer = store.prepare("integrate", "key", dataset, layout, meta)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(1)
     files: list[Path] = []
     place = store.root / "integrate" / "key" / "image" / "c"
     rows = -(-size // tile)
@@ -60,7 +60,8 @@ def make_project(folder: Path, size: int, *, tile: int = TILE, bands: int = 1, s
         target = place / str(b) / str(j) / str(i)
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(files[int(rng.integers(len(files) - 1)) if len(files) > 1 else 0], target)
+            source = files[int(rng.integers(len(files) - 1)) if len(files) > 1 else 0]
+            os.link(source, target) if link else shutil.copyfile(source, target)
     store.complete("integrate", "key", {})
     return store
 
@@ -122,6 +123,7 @@ def look(project: Path, chromium: str, picture: Path | None) -> dict[str, Any]:
                     time.sleep(0.02)
                 raise TimeoutError("the page is not ready")
 
+            page.add_init_script("performance.setResourceTimingBufferSize(100000)")
             begun = time.perf_counter()
             page.goto(address)
             ready()
@@ -178,15 +180,19 @@ def main() -> None:
     parser.add_argument("scratch", type=Path)
     parser.add_argument("--size", type=int, default=30_000)
     parser.add_argument("--bands", type=int, default=1)
+    parser.add_argument("--link", action="store_true", help="tiles are links of a few files: huge, and no disk")
+    parser.add_argument("--only", choices=("without", "with"), help="pyramid")
     parser.add_argument("--chromium", default="/usr/bin/chromium")
     parser.add_argument("--pictures", type=Path, help="folder for screenshots")
     options = parser.parse_args()
     folder = options.scratch / f"viewer-{options.size}"
     try:
-        store = make_project(folder, options.size, bands=options.bands)
+        store = make_project(folder, options.size, bands=options.bands, link=options.link)
         size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
         print(f"{options.size} x {options.size} x {options.bands}: {size / 1e9:.2f} GB")
         for name in ("without", "with"):
+            if options.only not in (None, name):
+                continue
             if name == "with":
                 begun = time.perf_counter()
                 pyramid(store.open("integrate"), folder)

@@ -17,6 +17,8 @@ from skyloom.workflows.viewer.probe import TRACED, frames_of, value_at
 from skyloom.workflows.viewer.tiles import Tiles
 
 Query = Mapping[str, str]
+HEAVY = ("/api/tones", "/api/frames")
+"""Answers that take as much as a tile."""
 _MOST = 4
 """Layers asked after at a time."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import product
@@ -30,6 +31,10 @@ CELL = 2048
 SAMPLE_SIDE = 1024
 """Longest side of the view that tones are measured on."""
 _SAMPLE_FACTOR = 64
+_QUIET, _PATIENCE = 0.15, 1.0
+"""Seconds without a tile asked for before work in the background goes on; it waits no longer than that."""
+_COARSE, _FINER = 8, 4
+"""A preview of one chunk in _COARSE² or less is followed by one of _FINER² times as many."""
 _EMPTY, _PREVIEW, _EXACT = 0, 1, 2
 
 
@@ -64,6 +69,8 @@ class Base:
         while chunks > AT_ONCE * step * step:
             step *= 2
         self.step, self.chunk = step, max(chunk, factor)
+        self.sampled = step
+        """Distance of the chunks that the preview was made of."""
         self.sample: Pixels | None = None
         """Views of some chunks, shape (planes, pixels), where all of them would take too long."""
         self._sampling = threading.Lock()
@@ -83,35 +90,49 @@ class Base:
         """Fraction of it that is exact."""
         return float((self.state == _EXACT).mean())
 
+    @property
+    def stamp(self) -> float:
+        """Number that changes when it becomes more exact: its progress, and how fine its preview is."""
+        return self.progress + (0.0 if self.step == self.sampled else 1e-3)
+
     def preview(self) -> None:
         """Fill it from some chunks, if that has not been done."""
         if not self.slow or self.sample is not None:
             return
         with self._sampling:
             if self.sample is None:
-                self.sample = self._sampled()
+                found = list(self._sampled(self.step))
+                self.sample = np.concatenate(found, axis=1)
                 self.state[self.state == _EMPTY] = _PREVIEW
 
-    def _sampled(self) -> Pixels:
+    def sharpen(self) -> Iterator[None]:
+        """Fill it from more chunks, a little at a time, where all of them take long."""
+        if self.step < _COARSE or self.sampled < self.step:
+            return
+        for _ in self._sampled(self.step // _FINER):
+            yield
+        self.sampled = self.step // _FINER
+
+    def _sampled(self, step: int) -> Iterator[Pixels]:
+        """Views of a chunk in step × step, each laid over all that it stands for."""
         height, width = self.layer.shape
-        far, found = self.step * self.chunk, []
+        far = step * self.chunk
         # Not the same place of every block: a lattice would see stripes of panels where there are none.
         for j, i in product(range(-(-height // far)), range(-(-width // far))):
-            y = j * far + (j * 7 + i * 3) % self.step * self.chunk
-            x = i * far + (i * 5 + j * 11) % self.step * self.chunk
+            y = j * far + (j * 7 + i * 3) % step * self.chunk
+            x = i * far + (i * 5 + j * 11) % step * self.chunk
             y, x = (v if v < n else v // far * far for v, n in zip((y, x), (height, width), strict=True))
             view = self.layer.reduced(
                 slice(y, min(y + self.chunk, height)), slice(x, min(x + self.chunk, width)),
                 min(_SAMPLE_FACTOR, self.factor),
             )  # fmt: skip
-            found.append(view.reshape(len(view), -1))
             there = np.isfinite(view)
             with np.errstate(invalid="ignore"):
                 mean = np.where(there, view, 0.0).sum(axis=(1, 2)) / there.sum(axis=(1, 2))
             rows = slice(j * far // self.factor, (j + 1) * far // self.factor)
             columns = slice(i * far // self.factor, (i + 1) * far // self.factor)
             self.pixels[:, rows, columns] = mean[:, None, None]
-        return np.concatenate(found, axis=1)
+            yield view.reshape(len(view), -1)
 
     def cells(self, rows: slice, columns: slice) -> Iterator[tuple[int, int]]:
         """Cells that a window of the layer touches."""
@@ -181,6 +202,7 @@ class Levels:
         self._lock = threading.Lock()
         self._work = threading.Condition()
         self._stopped = False
+        self._asked = 0.0
         self._thread: threading.Thread | None = None
         self._wanted: list[tuple[Base, tuple[int, int]]] = []
 
@@ -196,6 +218,7 @@ class Levels:
         factor
             A power of two.
         """
+        self._asked = time.monotonic()
         if isinstance(layer, StoredLayer) and layer.levels and factor > 1:
             return _from_pyramid(layer, rows, columns, factor)
         base = self.base(layer)
@@ -228,12 +251,19 @@ class Levels:
         base = self.base(layer)
         return base.progress if base.slow else 1.0
 
+    def stage(self, layer: Layer) -> str:
+        """Text that changes when a layer's smaller views have become much more exact: the page draws them anew."""
+        if isinstance(layer, StoredLayer) and layer.levels:
+            return ""
+        base = self.base(layer)
+        return f"{int(base.progress * 8)}{'' if base.sampled == base.step else 'f'}" if base.slow else ""
+
     def stamp(self, layer: Layer, factor: int) -> float:
         """Number that changes when views at a factor become more exact."""
         if isinstance(layer, StoredLayer) and layer.levels:
             return 1.0
         base = self.base(layer)
-        return base.progress if base.slow and factor >= base.factor else 1.0
+        return base.stamp if base.slow and factor >= base.factor else 1.0
 
     def base(self, layer: Layer) -> Base:
         """Small view of a layer that is kept whole."""
@@ -272,10 +302,20 @@ class Levels:
                     return
                 base, cell = self._wanted.pop(0)
             try:
+                for _ in base.sharpen():
+                    if self._stopped:
+                        return
+                self._give_way()
                 base.fill(cell)
             except SkyloomError:
                 # A damaged chunk, or a result that has just been replaced: the preview stays.
                 continue
+
+    def _give_way(self) -> None:
+        """Let the page have its tiles first; but not for ever."""
+        end = time.monotonic() + _PATIENCE
+        while not self._stopped and time.monotonic() < min(self._asked + _QUIET, end):
+            time.sleep(_QUIET / 4)
 
     def stop(self) -> None:
         """End the thread."""

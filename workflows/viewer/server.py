@@ -12,6 +12,7 @@ import logging
 import secrets
 import select
 import socket
+from contextlib import nullcontext
 from functools import cache
 from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +21,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from skyloom.ops.errors import ConfigError, SkyloomError
-from skyloom.workflows.viewer.api import Api
+from skyloom.workflows.viewer.api import HEAVY, Api
 from skyloom.workflows.viewer.look import Look
 from skyloom.workflows.viewer.tiles import Tiles
 
@@ -163,7 +164,8 @@ class Handler(BaseHTTPRequestHandler):
         elif parts.path == "/tile":
             self._tile(query)
         elif parts.path in self.server.api.answers:
-            with self.server.tiles.busy:
+            # The pointer must not wait for tiles.
+            with self.server.tiles.busy if parts.path in HEAVY else nullcontext():
                 answer = self.server.api.answers[parts.path](query)
             self._json(answer)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,8 @@ TILES_BYTES = 48 * 2**20
 SAMPLES_BYTES = 24 * 2**20
 SAMPLE = 2**18
 """Pixels of a plane that tones are measured on, at most."""
+_LOOK = 3.0
+"""Seconds for which a look at the registration holds."""
 _GROWN = 1.25
 """Times as many pixels of a result that is being made: then its tones are measured anew."""
 
@@ -80,6 +83,7 @@ class Tiles:
         self.levels = Levels()
         self._frames = FrameTable("", {}, None)
         self._frames_key: str | None = None
+        self._frames_looked = -_LOOK
         self._lock = threading.Lock()
         self._pixels: Kept[Pixels] = Kept(TILES_BYTES, lambda a: a.nbytes)
         self._samples: Kept[Pixels] = Kept(SAMPLES_BYTES, lambda a: a.nbytes)
@@ -93,12 +97,15 @@ class Tiles:
     @property
     def frames(self) -> FrameTable:
         """Frames of the newest registration."""
+        if time.monotonic() - self._frames_looked < _LOOK:
+            return self._frames
         store = self.contents.store
         newest = [store.newest(n) or "" for n in store.nodes() if store.op(n) == "register"]
         key = newest[-1] if newest else ""
         with self._lock:
             if key != self._frames_key:
                 self._frames, self._frames_key = frame_table(store), key
+            self._frames_looked = time.monotonic()
         return self._frames
 
     def layer(self, name: str) -> Layer:
@@ -138,8 +145,7 @@ class Tiles:
 
     def revision(self, layer: Layer) -> str:
         """Text that changes when a tile of the layer may look otherwise."""
-        progress = self.levels.progress(layer)
-        return f"{layer.revision}.{int(progress * 8)}.{self._sample_key(layer)}"
+        return f"{layer.revision}.{self.levels.stage(layer)}.{self._sample_key(layer)}"
 
     @staticmethod
     def geometry(layer: Layer) -> Geometry:

@@ -43,11 +43,16 @@ def wait_for(page: Page, what: str, condition: Callable[[], Any]) -> Any:
 
 def settle(page: Page) -> None:
     """Wait until all tiles of the view are drawn."""
-    page.wait_for_timeout(150)
-    ready = "() => Boolean(window.skyloom && window.skyloom.ready() && !window.skyloom.viewer.isAnimating?.())"
-    wait_for(page, "all tiles", lambda: page.evaluate(ready))
-    page.wait_for_timeout(450)
-    wait_for(page, "all tiles", lambda: page.evaluate(ready))
+    settled = "() => Boolean(window.skyloom && window.skyloom.settled())"
+    quiet = 0
+
+    def long_enough() -> bool:
+        nonlocal quiet
+        quiet = quiet + 1 if page.evaluate(settled) else 0
+        return quiet >= 5
+
+    page.wait_for_timeout(60)
+    wait_for(page, "rest", long_enough)
 
 
 @pytest.fixture(scope="session")

@@ -153,7 +153,10 @@ const stretch = new Stretch(() => later("look", 90, () => {
 const timers = {};
 function later(name, wait, work) {
   clearTimeout(timers[name]);
-  timers[name] = setTimeout(work, wait);
+  timers[name] = setTimeout(() => {
+    delete timers[name];
+    work();
+  }, wait);
 }
 
 function reveal() {
@@ -206,7 +209,9 @@ async function showB(layer) {
   poll();
 }
 
+let waiting = 0;
 async function guarded(work) {
+  waiting += 1;
   try {
     const done = await work();
     $("notice").hidden = true;
@@ -215,7 +220,16 @@ async function guarded(work) {
     $("notice").textContent = problem.message === "Failed to fetch" ? "The viewer has ended: start skyloom view again." : problem.message;
     $("notice").hidden = false;
     return null;
+  } finally {
+    waiting -= 1;
   }
+}
+
+// Whether all that was asked for is there, and nothing moves.
+function settled() {
+  const [now, then] = [true, false].map((current) => viewer.viewport.getBounds(current));
+  const still = Math.abs(now.x - then.x) + Math.abs(now.y - then.y) + Math.abs(now.width - then.width) < 1e-6 * then.width;
+  return still && waiting === 0 && Object.keys(timers).length === 0 && slots.a.ready && slots.b.ready;
 }
 
 async function showTones() {
@@ -470,6 +484,7 @@ document.addEventListener("keydown", (event) => {
 window.skyloom = {
   viewer, slots, overlay, stretch, pickers, kindOf, toScreen, poll,
   ready: () => slots.a.ready && slots.b.ready,
+  settled,
   front: () => front,
 };
 pickers.a.offer(project);
