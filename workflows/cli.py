@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
     except SkyloomError as problem:
+        _take_back(problem)
         if debug:
             raise
         print(f"skyloom: {' '.join(str(problem).split())}", file=sys.stderr)
@@ -147,6 +148,9 @@ def command_parser() -> argparse.ArgumentParser:
     status.add_argument("project", metavar="PROJECT")
     status.add_argument("files", nargs="*", metavar="FILES", help="say what would be done with these, and why")
     status.add_argument("--json", action="store_true", help="as JSON")
+    status.add_argument(
+        "--check", action="store_true", help="read all results back; the next run mends what is damaged"
+    )
 
     pixel = add(
         "pixel", _pixel, "show what went into a pixel: frames, their values and weights, what was rejected"
@@ -482,15 +486,17 @@ def _status(options: argparse.Namespace) -> int:
     from skyloom.workflows import tables
     from skyloom.workflows.quality import quality
     from skyloom.workflows.status import open_project, project_status, still_to_do
+    from skyloom.workflows.verify import check_results
 
+    checked = check_results(open_project(Path(options.project))) if options.check else []
     rows, left_out = project_status(Path(options.project))
     lines = quality(open_project(Path(options.project)))
     to_do = still_to_do(Path(options.project), options.files) if options.files else []
     if options.json:
-        told = {"nodes": rows, "left_out": left_out, "quality": lines, "to_do": to_do}
+        told = {"nodes": rows, "left_out": left_out, "quality": lines, "to_do": to_do, "checked": checked}
         print(json.dumps(told, indent=2))
     else:
-        _print(*tables.status_tables(rows, left_out, [*lines, *to_do]))
+        _print(*tables.status_tables(rows, left_out, [*lines, *to_do, *checked]))
     return 0
 
 

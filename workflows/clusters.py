@@ -188,7 +188,11 @@ def deploy(spec: ClusterSpec) -> Any:
     except (TypeError, ValueError) as wrong:
         raise ConfigError(f"cluster {spec.kind}: {wrong}") from wrong
     except Exception as failure:
-        raise ClusterError(f"cluster {spec.kind} does not start: {failure}") from failure
+        first: BaseException = failure
+        while (cause := first.__cause__ or first.__context__) is not None:
+            first = cause
+        why = " ".join(f"{failure} ({first})".split()) if first is not failure else str(failure)
+        raise ClusterError(f"cluster {spec.kind} does not start: {why}") from failure
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from distributed import Client, KilledWorker
@@ -14,8 +15,21 @@ from skyloom.ops.errors import CapacityError, ClusterError
 from skyloom.workflows.schedulers import Remote, Scheduler
 from skyloom.workflows.source_hash import source_id
 
+START_SECONDS = 30
+"""How long the first worker of a cluster that runs already is waited for."""
 RESTART_SECONDS = 60
 """How long a worker that hangs is given to start anew."""
+
+
+def sees(path: str) -> bool:
+    """Whether a path is there, on the worker this runs on."""
+    return Path(path).exists()
+
+
+class WorkersDied(CapacityError):
+    """A task whose workers died, each of them."""
+
+    exit_code = ClusterError.exit_code
 
 
 class DistributedExecutor(Remote):
@@ -49,9 +63,15 @@ class DistributedExecutor(Remote):
                 future.set_result(remote.result())
                 return
             problem = remote.exception() if remote.status == "error" else ClusterError(_gone(self.client))
+        except KilledWorker as failure:
+            problem = failure
         except BaseException as failure:
             problem = ClusterError(f"{_gone(self.client)} ({failure})")
         future.set_exception(_in_words(problem) if problem is not None else ClusterError(_gone(self.client)))
+
+    def killed(self, problem: BaseException) -> bool:
+        """Whether dask gave a task up since workers died that had it, be it by its fault or not."""
+        return isinstance(problem, WorkersDied)
 
     def lost(self) -> str:
         """What is amiss with the cluster now, "" for nothing."""
@@ -83,12 +103,23 @@ class DistributedExecutor(Remote):
         with suppress(Exception):
             remote.cancel()
         if address:
-            try:
-                self.client.restart_workers([address], timeout=RESTART_SECONDS)
-            except Exception:
-                # It has nobody who could start it anew: the others do without it.
-                with suppress(Exception):
-                    self.client.retire_workers([address], close_workers=True)
+            # That takes its time, and the others are not to wait for it.
+            threading.Thread(target=self._restart, args=(address,), name="skyloom-restart", daemon=True).start()
+
+    def _restart(self, address: str) -> None:
+        try:
+            self.client.restart_workers([address], timeout=RESTART_SECONDS)
+        except TimeoutError:
+            return  # it may come yet
+        except Exception:
+            # It has nobody who could start it anew: the others do without it.
+            with suppress(Exception):
+                self.client.retire_workers([address], close_workers=True)
+
+    def blind(self, path: str) -> list[str]:
+        """Addresses of the workers that do not see a path of this machine."""
+        found = self.client.run(sees, path, on_error="return")
+        return [address for address, seen in found.items() if seen is not True]
 
 
 def cluster_scheduler(client: Client) -> Scheduler:
@@ -99,10 +130,13 @@ def cluster_scheduler(client: Client) -> Scheduler:
     ClusterError
         If it has no worker, or workers that run another skyloom.
     """
+    with suppress(TimeoutError):
+        # They may be about to start, or to start anew.
+        client.wait_for_workers(1, timeout=START_SECONDS)
     threads = sum(client.nthreads().values())
     if threads == 0:
         raise ClusterError(f"the dask scheduler at {_address(client)} has no worker; start some first")
-    check_same_source(client.run(source_id, on_error="return"))
+    check_same_source(client.run(_source_there, on_error="return"))
     found = client.scheduler_info(n_workers=-1)["workers"].values()
     limits = [(float(w["memory_limit"]), int(w["nthreads"])) for w in found if w.get("memory_limit")]
     memory, at_a_time = min(limits, key=lambda limit: limit[0] / limit[1], default=(None, 1))
@@ -117,6 +151,11 @@ def cluster_scheduler(client: Client) -> Scheduler:
         threads=at_a_time,
         dashboard=str(client.dashboard_link or ""),
     )
+
+
+def _source_there() -> str:
+    """What a worker runs."""
+    return source_id()
 
 
 def check_same_source(found: dict[str, Any]) -> None:
@@ -143,12 +182,10 @@ def _in_words(problem: BaseException) -> BaseException:
     if isinstance(problem, KilledWorker):
         last = getattr(problem, "last_worker", None)
         where = f", the last time {last.address}" if last is not None else ""
-        words = CapacityError(
-            f"its worker died {problem.allowed_failures + 1} times while this task ran{where}: most likely out of "
-            "memory; give the workers more memory or fewer threads, or lower --memory"
+        return WorkersDied(
+            f"the worker that ran it died{where}, again and again: most likely out of memory; give the workers "
+            "more memory or fewer threads, or lower --memory"
         )
-        words.exit_code = ClusterError.exit_code
-        return words
     return problem
 
 
@@ -157,7 +194,8 @@ def _address(client: Client) -> str:
 
 
 def _gone(client: Client) -> str:
+    where = _address(client)
     return (
-        f"the dask scheduler at {_address(client)} is gone or has let go of this run's tasks; what is done is "
-        "kept: start it again and run the same command again"
+        f"the dask scheduler at {where} is gone or has let go of this run's tasks; what is done is kept: "
+        "start it again and run the same command again"
     )

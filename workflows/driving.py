@@ -97,8 +97,26 @@ class Drive:
         self.patience, self.work, self.say = patience, work, say
         self.flying: dict[Landing, _Flight] = {}
         self.failure: BaseException | None = None
+        self.suspects: list[Task] = []
+        """Tasks whose workers died. Some were only waiting there: each is tried once more, alone."""
+        self._alone: Task | None = None
         self._looked = time.monotonic()
         self._lost_since: float | None = None
+
+    @property
+    def going_on(self) -> bool:
+        """Whether tasks are to be begun."""
+        return self.failure is None and not self.stop.is_set()
+
+    def fill(self, tasks: Iterator[Task]) -> None:
+        """Begin as many tasks as there is room for."""
+        while self.going_on and not self.suspects and len(self.flying) < self.window:
+            if (task := next(tasks, None)) is None:
+                break
+            self.launch(task, 1)
+        if self.going_on and self.suspects and not self.flying:
+            self._alone = self.suspects.pop()
+            self.launch(self._alone, 1)
 
     def launch(self, task: Task, attempt: int) -> None:
         """Send a task off."""
@@ -119,7 +137,11 @@ class Drive:
                 finished(future.result())
             except SkyloomError as trouble:
                 self.failure = self.failure or trouble
-        elif transient(problem) and flight.attempt < ATTEMPTS and self.failure is None and not self.stop.is_set():
+        elif self.scheduler.killed(problem) and flight.task is not self._alone and self.going_on:
+            if not self.suspects:
+                self.say(f"node {self.node!r}: workers died; tasks that were there are tried again one by one")
+            self.suspects.append(flight.task)
+        elif transient(problem) and flight.attempt < ATTEMPTS and self.going_on:
             self.launch(flight.task, flight.attempt + 1)
         else:
             self.failure = self.failure or named(problem, self.node, flight.task.unit)
@@ -146,7 +168,7 @@ class Drive:
             f"node {self.node!r}" + (f", unit {flight.task.unit}" if flight.task.unit else "") + ": no end after "
             f"{format_seconds(seconds)}" + (f" on {where}" if where else "")
         )
-        if flight.attempt < ATTEMPTS and self.failure is None and not self.stop.is_set():
+        if flight.attempt < ATTEMPTS and self.going_on:
             self.say(f"{told}; tried again ({flight.attempt + 1} of {ATTEMPTS})")
             self.launch(flight.task, flight.attempt + 1)
         else:
@@ -220,14 +242,8 @@ def drive(
         scheduler, window=window, stop=stop, node=node, patience=patience or Patience(), work=work, say=say
     )
     flying = at_work.flying
-    more = True
     while True:
-        while more and at_work.failure is None and not stop.is_set() and len(flying) < window:
-            task = next(tasks, None)
-            if task is None:
-                more = False
-            else:
-                at_work.launch(task, 1)
+        at_work.fill(tasks)
         if not flying or isinstance(at_work.failure, ClusterError):
             break
         if scheduler.local and (at_work.failure is not None or stop.is_set()):

@@ -20,7 +20,7 @@ from dask import config
 from dask.local import get_sync
 from numpy.typing import NDArray
 
-from skyloom.ops.errors import CapacityError, DataError, SkyloomError
+from skyloom.ops.errors import CapacityError, ClusterError, DataError, SkyloomError
 from skyloom.ops.registry import FILES
 from skyloom.workflows.driving import Patience, drive
 from skyloom.workflows.evaluate import Step, evaluate_node, is_session
@@ -168,6 +168,11 @@ class Run:
         )
         with disk_errors(f"project {self.store.project}"):
             (self.store.project / "workflow.yaml").write_text(self.plan.workflow.to_yaml(), encoding="utf-8")
+        if blind := self.scheduler.blind(str(self.store.root)):
+            raise ClusterError(
+                f"project {self.store.project}: {count(len(blind), 'worker')}, such as {blind[0]}, cannot see "
+                "it; put it on a file system that all workers have under the same path"
+            )
         if not self.scheduler.local:
             self.reporter.message(f"{self.scheduler.name}: {count(self.scheduler.workers, 'task')} at a time")
         if self.scheduler.dashboard:
@@ -186,8 +191,8 @@ class Run:
         result = RunReport(
             project=self.store.project,
             nodes=tuple(done.reports),
-            left_out=left_out((s.dataset, s.stored) for s in done.steps.values() if s.dataset is not None),
-            quality=tuple(quality(self.store)),
+            left_out=done.left_out,
+            quality=done.quality,
             outputs=tuple(done.outputs),
             seconds=time.monotonic() - begin,
             planned_memory=done.planned_memory,
@@ -202,9 +207,14 @@ class Run:
         repairs: dict[str, int] = {}
         names = self.plan.workflow.names
         index = 0
-        while index < len(names):
-            self.at, self.kept = names[index], ""
+        while True:
+            self.at, self.kept = names[index] if index < len(names) else "", ""
             try:
+                if index == len(names):
+                    # What sums a run up reads results, too.
+                    found = ((s.dataset, s.stored) for s in done.steps.values() if s.dataset is not None)
+                    done.left_out, done.quality = left_out(found), tuple(quality(self.store))
+                    return done
                 self._run_one(names[index], done)
                 index += 1
             except DamagedResult as damaged:
@@ -216,14 +226,13 @@ class Run:
                     ) from damaged
                 self.log("damaged", path=damaged.path, reason=damaged.reason)
                 index = self._mend(damaged, done)
-        return done
 
     def _mend(self, damaged: DamagedResult, done: _Done) -> int:
         """Take back what is damaged and say from which node to go on."""
         names = self.plan.workflow.names
         if damaged.node == FRAMES:
             self.reporter.message(f"the copy of a frame is damaged ({damaged.reason}): decoded again")
-            self.store.forget_frame(damaged.key)
+            self.store.take_back(damaged)
             first = next(i for i, n in enumerate(names) if FILES in self.plan.workflow[n].inputs.values())
             # Their tables point to the copy that is gone.
             evaluated = {
@@ -235,7 +244,7 @@ class Run:
                 f"{damaged.node}: part of its result is damaged ({damaged.reason}): read back, and computed again "
                 "where it is not what was written"
             )
-            self.store.mark_suspect(damaged.node, damaged.key)
+            self.store.take_back(damaged)
             first = names.index(damaged.node)
         else:
             raise damaged
@@ -615,6 +624,8 @@ class _Done:
     reports: list[NodeReport] = field(default_factory=list)
     outputs: list[Path] = field(default_factory=list)
     planned_memory: float = 0.0
+    left_out: tuple[tuple[str, str], ...] = ()
+    quality: tuple[str, ...] = ()
 
 
 def _exit_code(problem: SkyloomError) -> int:
@@ -753,10 +764,7 @@ def _plan(
         except DamagedResult as damaged:
             reporter.message(f"{damaged.path}: damaged ({damaged.reason}), taken back")
             with lock(store.project):
-                if damaged.node == FRAMES:
-                    store.forget_frame(damaged.key)
-                else:
-                    store.mark_suspect(damaged.node, damaged.key)
+                store.take_back(damaged)
     return make_plan(workflow, paths, project=store.project, memory=memory, workers=workers)
 
 

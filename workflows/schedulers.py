@@ -112,6 +112,14 @@ class Scheduler:
         """What is amiss with the cluster now, "" for nothing."""
         return self.executor.lost() if isinstance(self.executor, Remote) else ""
 
+    def killed(self, problem: BaseException) -> bool:
+        """Whether a task failed since workers died that had it, be it by its fault or not."""
+        return isinstance(self.executor, Remote) and self.executor.killed(problem)
+
+    def blind(self, path: str) -> list[str]:
+        """Addresses of the workers that do not see a path of this machine."""
+        return self.executor.blind(path) if isinstance(self.executor, Remote) else []
+
     def abandon(self, future: Future[Any]) -> None:
         """Do not wait for a task any longer, and let others run where it hangs."""
         if isinstance(self.executor, Threads | Remote):
@@ -124,6 +132,14 @@ class Scheduler:
 
 class Remote(Executor):
     """An executor that can lose its workers."""
+
+    def killed(self, problem: BaseException) -> bool:
+        """Whether a task failed since workers died that had it."""
+        raise NotImplementedError
+
+    def blind(self, path: str) -> list[str]:
+        """Addresses of the workers that do not see a path of this machine."""
+        raise NotImplementedError
 
     def lost(self) -> str:
         """What is amiss with the cluster now, "" for nothing."""

@@ -231,6 +231,11 @@ class Store:
     """A project's folder: results by node and key, journals, exports."""
 
     def __init__(self, project: str | Path) -> None:
+        if "://" in str(project):
+            raise ConfigError(
+                f"project {project}: object stores cannot be written to; give a folder (on a cluster one that all "
+                "workers see)"
+            )
         self.project = Path(project).absolute()
         self.root = self.project / STORE_NAME
 
@@ -410,6 +415,13 @@ class Store:
                 group.attrs["skyloom"] = {**meta, "complete": False, "suspect": True}
             except (SkyloomError, ValueError, KeyError, TypeError, RuntimeError):
                 (self.root / node / key / "zarr.json").unlink(missing_ok=True)
+
+    def take_back(self, damaged: DamagedResult) -> None:
+        """See to it that what is damaged is mended by the next run."""
+        if damaged.node == FRAMES:
+            self.forget_frame(damaged.key)
+        else:
+            self.mark_suspect(damaged.node, damaged.key)
 
     def trust(self, node: str, key: str) -> None:
         """Units have been read back: what the journal says is so."""

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import xarray as xr
+
+from skyloom.ops.registry import get_op
 from skyloom.workflows.evaluate import Step
 from skyloom.workflows.journal import UnitRecord
+from skyloom.workflows.machine import count
 from skyloom.workflows.store import Layout, Store, UnitWriter, disk_errors
+from skyloom.workflows.stored import DamagedResult
 
 RECENT_SECONDS = 60.0
 """On resume, units journaled this long before the last one are read back: their pixels may not have reached
@@ -71,11 +76,49 @@ def lost_units(store: Store, step: Step) -> int:
     A block that is not there reads as "no data" without a sign. Looking whether it is there is cheap; where it is
     not, its checksum tells whether it should be.
     """
-    name, op = step.node.name, step.node.op
-    records = store.journal(name, step.key).read()
-    if step.dataset is None or not records or op.table or not store.ordered(name, step.key):
+    if step.dataset is None or step.node.op.table:
         return 0
-    layout = Layout.of(step.dataset, op.unit, node=name)
-    writer = UnitWriter(str(store.root), f"{name}/{step.key}", name, layout)
-    missing = [u for u in records if len(u) == len(layout.unit_dims) and not writer.is_there(u)]
-    return sum(writer.read_checksum(u) != records[u].checksum for u in missing)
+    return _not_as_written(store, step.node.name, step.key, step.dataset, step.node.op.unit, all_of_them=False)
+
+
+def check_results(store: Store) -> list[str]:
+    """Read all complete results of a project back; what is damaged is mended by its next run.
+
+    Returns
+    -------
+    list of str
+        A line a result that is damaged, else one that says that all are well.
+    """
+    lines, units = [], 0
+    for node in store.nodes():
+        for key in store.keys(node):
+            name = store.op(node)
+            if not store.is_complete(node, key) or name is None:
+                continue
+            try:
+                op = get_op(name)
+                units += len(store.journal(node, key).read())
+                lost = 0 if op.table else _not_as_written(
+                    store, node, key, store.open(node, key), op.unit, all_of_them=True
+                )
+                if not lost:
+                    continue
+                what = f"{count(lost, 'task')} not as written"
+            except DamagedResult as damaged:
+                what = damaged.reason
+            store.mark_suspect(node, key)
+            lines.append(f"{node}: damaged ({what}); run the workflow again, what is damaged is computed again")
+    return lines or [f"all results are as they were written ({count(units, 'task')} read back)"]
+
+
+def _not_as_written(
+    store: Store, node: str, key: str, dataset: xr.Dataset, unit: tuple[str, ...], *, all_of_them: bool
+) -> int:
+    records = store.journal(node, key).read()
+    if not records or not store.ordered(node, key):
+        return 0
+    layout = Layout.of(dataset, unit, node=node)
+    writer = UnitWriter(str(store.root), f"{node}/{key}", node, layout)
+    known = [u for u in records if len(u) == len(layout.unit_dims)]
+    looked_at = known if all_of_them else [u for u in known if not writer.is_there(u)]
+    return sum(writer.read_checksum(u) != records[u].checksum for u in looked_at)

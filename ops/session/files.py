@@ -22,6 +22,9 @@ def find(files: str | Path | Sequence[str | Path]) -> tuple[list[Path], list[tup
     given = [Path(files)] if isinstance(files, str | Path) else [Path(f) for f in files]
     if not given:
         raise DataError("no files given; name files of frames or folders that hold them")
+    for url in files if not isinstance(files, str | Path) else [files]:
+        if "://" in str(url):
+            raise DataError(f"{url}: object stores are not read; copy the frames to a folder, or mount it as one")
     paths: dict[Path, None] = {}
     beside = []
     for path in given:

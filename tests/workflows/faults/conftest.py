@@ -19,13 +19,13 @@ from skyloom.ops import registry
 from skyloom.workflows.graph import Workflow
 from skyloom.workflows.store import Store
 
-PROGRAM = Path(__file__).with_name("program.py")
+PROGRAM = Path(__file__).with_name("faults_program.py")
 
 
 @pytest.fixture(scope="session")
 def program() -> ModuleType:
     """The module of the ops."""
-    spec = importlib.util.spec_from_file_location("skyloom_faults_program", PROGRAM)
+    spec = importlib.util.spec_from_file_location(PROGRAM.stem, PROGRAM)
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)

@@ -14,6 +14,7 @@ import pytest
 
 from skyloom.ops.errors import DataError
 from skyloom.workflows import verify
+from skyloom.workflows.cli import main
 from skyloom.workflows.progress import Silent
 from skyloom.workflows.runner import run_workflow
 from skyloom.workflows.store import Store
@@ -81,19 +82,32 @@ def test_a_damaged_block_of_a_complete_result_is_computed_again(faults: Any, dam
     assert [e["event"] for e in events if e["event"] in ("damaged", "done")] == ["done", "damaged", "done"]
 
 
+@pytest.mark.parametrize("finder", ["run", "check", "export"])
 @pytest.mark.parametrize("damage", ["flip", "gone"])
-def test_damage_in_the_last_result_is_found_when_it_is_read(faults: Any, damage: str) -> None:
+def test_damage_in_the_last_result(
+    faults: Any, damage: str, finder: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A block that is gone is missed by any run; one that is damaged by whoever reads it."""
     run(faults)
     DAMAGE[damage](block(faults, "tiles", 1, 2))
     faults.forget()
+    if finder == "check":
+        assert main(["status", str(faults.project), "--check"]) == 0
+        assert "tiles: damaged (1 task not as written); run the workflow again" in capsys.readouterr().out
+    if finder == "export" and damage == "flip":
+        assert main(["export", str(faults.project), "tiles", str(tmp_path / "t.tif")]) == 3
+        assert "is damaged" in capsys.readouterr().err
     if damage == "flip":
-        with pytest.raises(DamagedResult, match=r"tiles/.*/image is damaged .*run the workflow again"):
+        with pytest.raises((DamagedResult, DataError)):
             faults.image()
-        # Who only runs again does not read it; who reads it has it taken back.
-        Store(faults.project).mark_suspect("tiles", Store(faults.project).keys("tiles")[0])
     run(faults)
+    if finder == "run" and damage == "flip":
+        assert faults.done() == [], "it does not read what it does not need"
+        return
     assert [d for d in faults.done() if d.startswith("tile")] == ["tile 1-2"]
     np.testing.assert_array_equal(faults.image(), faults.expected())
+    assert main(["status", str(faults.project), "--check"]) == 0
+    assert "all results are as they were written (20 tasks read back)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("damage", ["halve", "empty", "zeros", "gone"])

@@ -39,7 +39,7 @@ def rewritten_with_its_time_kept(faults: Any) -> None:
     os.utime(faults.frame(3), ns=(facts.st_atime_ns, facts.st_mtime_ns))
 
 
-CASES = {
+CASES: dict[str, tuple[Callable[[Any], Any], str, float | None]] = {
     "gone": (lambda f: f.frame(3).unlink(), r"frame3.fits: gone", 600.0 * (1 + 2 + 3)),
     "written again": (lambda f: f.write(3, 40), "frame3.fits: other content", 600.0 * (1 + 2 + 3 + 40)),
     "written again, its time kept": (

@@ -22,7 +22,7 @@ from skyloom.workflows.cli import main
 from skyloom.workflows.progress import Silent
 from skyloom.workflows.runner import run_workflow
 
-# Each stops the process at another moment: `at` names a function that is replaced by one that asks for a stop first.
+# A function is replaced by one that, the n-th time, asks for a stop first.
 INTERRUPTED = """
 import os, runpy, signal, sys
 from skyloom.workflows import {module} as module
@@ -206,10 +206,10 @@ def test_a_process_the_system_kills_for_its_memory(faults: Any) -> None:
     before = faults.done()
     assert before[-1] == "tile 2-2"
     faults.forget()
-    ended = subprocess.run(faults.command(), capture_output=True, check=False, text=True)
-    assert ended.returncode == 0
+    again = subprocess.run(faults.command(), capture_output=True, check=False, text=True)
+    assert again.returncode == 0
     assert (
-        "its process is gone; what it had done is kept (if the system killed it for want of memory" in ended.stderr
+        "its process is gone; what it had done is kept (if the system killed it for want of memory" in again.stderr
     )
     assert not set(before[:-1]) & set(faults.done())
     np.testing.assert_array_equal(faults.image(), faults.expected())
