@@ -297,8 +297,8 @@ def overhead(run: dict[str, Any], node: str) -> float:
 
 
 def written(run: dict[str, Any]) -> float:
-    """All bytes written over those of the mosaic as files."""
-    return float(run["written"] / run["exported"])
+    """All bytes written over those of the result: the mosaic in the store and the files made of it."""
+    return float(run["written"] / (run["mosaic"] + run["exported"]))
 
 
 def verdict(runs: list[dict[str, Any]]) -> list[str]:
