@@ -85,8 +85,8 @@ def main() -> None:
             run = measured(folder, smaller(job) if options.quick else job, name)
             runs.append(run)
             print(line(run), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(runs, indent=1), encoding="utf-8")
+            if options.json:
+                options.json.write_text(json.dumps(runs, indent=1), encoding="utf-8")
     if not options.keep:
         shutil.rmtree(folder)
     missed = verdict(runs)
