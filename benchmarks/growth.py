@@ -85,8 +85,8 @@ def main() -> None:
             run = measured(folder, smaller(job) if options.quick else job, name)
             runs.append(run)
             print(line(run), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(runs, indent=1), encoding="utf-8")
+            if options.json:
+                options.json.write_text(json.dumps(runs, indent=1), encoding="utf-8")
     if not options.keep:
         shutil.rmtree(folder)
     missed = verdict(runs)
@@ -297,8 +297,8 @@ def overhead(run: dict[str, Any], node: str) -> float:
 
 
 def written(run: dict[str, Any]) -> float:
-    """All bytes written over those of the mosaic as files."""
-    return float(run["written"] / run["exported"])
+    """All bytes written over those of the result: the mosaic in the store and the files made of it."""
+    return float(run["written"] / (run["mosaic"] + run["exported"]))
 
 
 def verdict(runs: list[dict[str, Any]]) -> list[str]:

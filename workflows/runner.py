@@ -554,7 +554,7 @@ class Run:
                 look()
 
         window = planned.plan.workers if self.scheduler.local else self.scheduler.window
-        if self.scheduler.local and planned.plan.workers == self.scheduler.workers > 1:
+        if self.scheduler.name == "threads" and planned.plan.workers == self.scheduler.workers:
             # One more waits for a thread, so that none is idle while a finished unit gets into the journal.
             window += 1
         if held and planned.keys is not None:

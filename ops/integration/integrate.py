@@ -41,8 +41,8 @@ SOURCE_BYTES = 4 + 4
 RATE = 9.0
 """Mpixel·frames a second of each of two tasks at a time: resampling 30, rejection and mean 50, writing 60."""
 STORED = 0.5
-"""Bytes of a stored mosaic over those of its arrays, at most: 0.22 with two frames a pixel, more where many
-pixels have rejected samples."""
+"""Bytes of a stored mosaic over those of its arrays, at most: 0.15 to 0.2 with two frames a pixel, 0.45 with 48,
+where many pixels have rejected samples and so weights of their own."""
 
 
 def canvas_of(registration: xr.Dataset, tile: int) -> Grid:
