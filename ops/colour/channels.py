@@ -122,7 +122,7 @@ def _cost(image: xr.Dataset, adjustment: xr.Dataset | None = None, **parameters:
     return Cost(work=pixels / 1e6, read=8 * len(band_names(image)) * pixels, memory=memory, rate=RATE)
 
 
-@register(version=1, unit=("y", "x"), cost=_cost)
+@register(version=2, unit=("y", "x"), cost=_cost)
 def channels(
     image: xr.Dataset,
     adjustment: xr.Dataset | None = None,

@@ -20,6 +20,8 @@ COARSE = 4.0
 """Scale of the colour of faint places, in units of that of bright ones."""
 BRIGHT = (2.0, 8.0)
 """Signal to noise of the smoothed brightness between which the coarse colour gives way to the fine one."""
+DIFFERENT = (3.0, 9.0)
+"""The fine colour's difference from the coarse one, squared over what noise makes of it, likewise."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +79,28 @@ def _recolour(
                 vr, vg, vb = fine_variance[0, y, x], fine_variance[1, y, x], fine_variance[2, y, x]
             bright = (r + g + b) * third
             noise = np.sqrt((vr + vg + vb) * ninth)
-            if two_scales and bright < BRIGHT[1] * noise:
-                step = max((bright / noise - BRIGHT[0]) / (BRIGHT[1] - BRIGHT[0]), 0.0)
+            if two_scales and noise > 0.0:
+                step = min(max((bright / noise - BRIGHT[0]) / (BRIGHT[1] - BRIGHT[0]), 0.0), 1.0)
                 step = step * step * (3.0 - 2.0 * step)
                 rest = 1.0 - step
-                r = step * r + rest * coarse[0, y, x]
-                g = step * g + rest * coarse[1, y, x]
-                b = step * b + rest * coarse[2, y, x]
-                vr = step**2 * vr + rest**2 * coarse_variance[0, y, x]
-                vg = step**2 * vg + rest**2 * coarse_variance[1, y, x]
-                vb = step**2 * vb + rest**2 * coarse_variance[2, y, x]
+                cr, cg, cb = coarse[0, y, x], coarse[1, y, x], coarse[2, y, x]
+                wr, wg, wb = coarse_variance[0, y, x], coarse_variance[1, y, x], coarse_variance[2, y, x]
+                # Detail of colour that noise would make is left out: the coarse ratios on the fine brightness.
+                lift = knee * np.sqrt((wr + wg + wb) * ninth) + 2.0 * max(-min(cr, cg, cb), 0.0)
+                scale = (bright + lift) / max((cr + cg + cb) * third + lift, 1e-30)
+                pr, pg, pb = scale * (cr + lift) - lift, scale * (cg + lift) - lift, scale * (cb + lift) - lift
+                change = ((r - pr) ** 2 + (g - pg) ** 2 + (b - pb) ** 2) / (6.0 * noise * noise)
+                detail = min(max((change - DIFFERENT[0]) / (DIFFERENT[1] - DIFFERENT[0]), 0.0), 1.0)
+                detail *= detail * (3.0 - 2.0 * detail)
+                # Where a star is diluted by what is around, its ratios are noisier than those of the fine scale.
+                plain = (1.0 - detail) * max(1.0 - scale**2 * (wr + wg + wb) / (vr + vg + vb), 0.0)
+                finer = step * (1.0 - plain)
+                plain *= step
+                r = finer * r + plain * pr + rest * cr
+                g = finer * g + plain * pg + rest * cg
+                b = finer * b + plain * pb + rest * cb
+                other = (plain * scale + rest) ** 2
+                vr, vg, vb = finer**2 * vr + other * wr, finer**2 * vg + other * wg, finer**2 * vb + other * wb
                 bright = (r + g + b) * third
             mean_variance = (vr + vg + vb) * ninth
             if significance > 0.0 and known:
@@ -157,10 +171,12 @@ def recolour(
     -----
     c' = (L + k) (c_s + k) / (Y_s + k) - k with the smoothed colours c_s, their mean Y_s and k = knee · σ(Y_s): the
     ratio of colours where there is signal, the difference from grey where there is none, so that noise about zero
-    is never divided by. Where Y_s is below 2…8 σ the colours come from a scale four times coarser. Where a
-    smoothed colour lies below the background, k is larger by twice that depth. Differences of the smoothed colours
-    from grey that noise alone explains are shrunk away: no blotches on the sky. Green is held down as PixInsight's
-    SCNR does it: G' = min(G, (R + B)/2) (average) or min(G, max(R, B)) (maximum).
+    is never divided by. Where Y_s is below 2…8 σ the colours come from a scale four times coarser; where they are
+    those of that scale but for noise (the squared difference less than 3…9 times as large), its ratios are put on
+    Y_s, as far as those are less noisy. Where a smoothed colour lies below the background, k is larger by twice
+    that depth. Differences of the smoothed colours from grey that noise alone explains are shrunk away: no
+    blotches on the sky. Green is held down as PixInsight's SCNR does it: G' = min(G, (R + B)/2) (average) or
+    min(G, max(R, B)) (maximum).
     """
     there = np.isfinite(rgb).all(axis=0) & np.isfinite(light)
     known = variance is not None and light_variance is not None

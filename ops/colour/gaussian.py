@@ -8,6 +8,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from skyloom.ops.symmetric import convolve
+
 Floats = NDArray[np.float64]
 
 TRUNCATE = 4.0
@@ -18,75 +20,6 @@ def taps(sigma: float) -> Floats:
     """Weights of a Gaussian from its middle outwards, those of both sides summing to 1."""
     half = np.exp(-0.5 * (np.arange(math.ceil(TRUNCATE * sigma) + 1) / sigma) ** 2)
     return np.asarray(half / (half[0] + 2.0 * half[1:].sum()))
-
-
-@njit(nogil=True, cache=True, fastmath=False)
-def _pair(line: Floats, low: Floats, high: Floats, tap: float) -> None:
-    """Add tap · (low + high) to a line."""
-    for x in range(line.size):
-        line[x] += tap * (low[x] + high[x])
-
-
-@njit(nogil=True, cache=True, fastmath=False)
-def _two_pairs(
-    line: Floats, low: Floats, high: Floats, tap: float, low2: Floats, high2: Floats, tap2: float
-) -> None:
-    """Do as `_pair` for two of them: half the loads and stores of the line."""
-    for x in range(line.size):
-        line[x] += tap * (low[x] + high[x]) + tap2 * (low2[x] + high2[x])
-
-
-@njit(nogil=True, cache=True, fastmath=False)
-def convolve(plane: Floats, half: Floats, margin: int, out: Floats) -> None:
-    """Convolve with a symmetric kernel along both axes; beyond the array is nothing.
-
-    Parameters
-    ----------
-    plane
-        Shape (rows, columns), finite.
-    half
-        Middle of the kernel and one of its sides.
-    margin
-        Rows and columns on each side of the plane that are not wanted.
-    out
-        The plane less its margin, written.
-    """
-    height, width = plane.shape
-    reach = half.size - 1
-    # Sums along y of one row, with nothing around, then along x.
-    line, nothing = np.zeros(width + 2 * reach), np.zeros(width)
-    inner = line[reach : reach + width]
-    columns = out.shape[1]
-    middle = reach + margin
-    for y in range(margin, margin + out.shape[0]):
-        for x in range(width):
-            inner[x] = half[0] * plane[y, x]
-        k = 1
-        while k <= reach:
-            low = plane[y - k] if y >= k else nothing
-            high = plane[y + k] if y + k < height else nothing
-            if k < reach:
-                low2 = plane[y - k - 1] if y >= k + 1 else nothing
-                high2 = plane[y + k + 1] if y + k + 1 < height else nothing
-                _two_pairs(inner, low, high, half[k], low2, high2, half[k + 1])
-            else:
-                _pair(inner, low, high, half[k])
-            k += 2
-        target = out[y - margin]
-        for x in range(columns):
-            target[x] = half[0] * line[middle + x]
-        k = 1
-        while k <= reach:
-            low, high = line[middle - k : middle - k + columns], line[middle + k : middle + k + columns]
-            if k < reach:
-                low2, high2 = (
-                    line[middle - k - 1 : middle - k - 1 + columns],
-                    line[middle + k + 1 : middle + k + 1 + columns],
-                )
-                _two_pairs(target, low, high, half[k], low2, high2, half[k + 1])
-            else:
-                _pair(target, low, high, half[k])
-            k += 2
 
 
 @njit(nogil=True, cache=True, fastmath=False, error_model="numpy")
@@ -118,12 +51,12 @@ def means(
     plane = np.empty((0, 0) if whole else (height, width))
     for i in range(count):
         if whole:
-            convolve(planes[i], weights, margin, out[i])
+            convolve(planes[i], weights, 1, margin, out[i])
         else:
             for y in range(height):
                 for x in range(width):
                     plane[y, x] = planes[i, y, x] if there[y, x] else 0.0
-            convolve(plane, weights, margin, out[i])
+            convolve(plane, weights, 1, margin, out[i])
         for y in range(out.shape[1]):
             target, factor = out[i, y], share[y]
             for x in range(target.size):
@@ -180,7 +113,7 @@ def smooth_both(
         share = np.outer(1.0 / along[0], 1.0 / along[1])
     else:
         share = np.empty((rows, columns))
-        convolve(there.astype(np.float64), half, margin, share)
+        convolve(there.astype(np.float64), half, 1, margin, share)
         with np.errstate(divide="ignore"):
             np.divide(1.0, share, out=share)
     mean = np.empty((len(planes), rows, columns))

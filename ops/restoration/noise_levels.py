@@ -17,9 +17,10 @@ from skyloom.ops.errors import DataError
 from skyloom.ops.grid import Grid
 from skyloom.ops.registry import Cost, Param, register
 from skyloom.ops.restoration.colour_planes import ColourPlanes
-from skyloom.ops.restoration.starlet import B3, divide, prepare, spread
+from skyloom.ops.restoration.starlet import B3, divide, prepare
 from skyloom.ops.restoration.starlet_noise import starlet_covariance
 from skyloom.ops.robust import median_mad
+from skyloom.ops.symmetric import convolve
 from skyloom.ops.tiles import Output, Planes, by_tiles, grid_of
 
 Floats = NDArray[np.float64]
@@ -67,7 +68,7 @@ def level_cells(
     there = np.isfinite(image)
     whole = there.all()
     level, smooth, noise = np.empty((height, width)), np.empty((height, width)), np.empty((height, width))
-    rows, share, one = np.empty((height, width)), np.ones((height, width)), np.empty((height, width))
+    share, one = np.ones((height, width)), np.empty((height, width))
     prepare(image, variance, there, one, level, noise)
     buffer = np.empty(cell * cell, np.float32)
     for cy in range(sigma.shape[0]):
@@ -84,9 +85,9 @@ def level_cells(
             sigma[cy, cx] = np.sqrt(median_mad(buffer, count)[0]) if enough else np.nan
     for scale in range(ratio.shape[2]):
         step = 2**scale
-        spread(level, B3, step, rows, smooth)
+        convolve(level, B3, step, 0, smooth)
         if not whole:
-            spread(one, B3, step, rows, share)
+            convolve(one, B3, step, 0, share)
             divide(smooth, share, there)
         for cy in range(sigma.shape[0]):
             for cx in range(sigma.shape[1]):
@@ -100,7 +101,7 @@ def level_cells(
                             count += 1
                 ratio[cy, cx, scale] = median_mad(buffer, count)[1] if count > 0 else np.nan
         level, smooth = smooth, level
-        spread(noise, B3, step, rows, smooth)
+        convolve(noise, B3, step, 0, smooth)
         if not whole:
             divide(smooth, share, there)
         noise, smooth = smooth, noise
@@ -124,10 +125,10 @@ class _Levels:
         ratio = np.empty((count, *shape, self.scales), np.float32)
         sigma = np.empty((count, *shape), np.float32)
         covariance = starlet_covariance(self.scales, self.noise_factor)
-        image = self.planes.apart(self.image.read(*tile, halo=halo).astype(np.float64))
-        variance = self.planes.variances(self.variance.read(*tile, halo=halo).astype(np.float64))
+        pixels, variance = (p.read(*tile, halo=halo) for p in (self.image, self.variance))
         for plane in range(count):
-            level_cells(image[plane], variance[plane], covariance, halo, self.cell, ratio[plane], sigma[plane])
+            image, noise = self.planes.apart(pixels, plane), self.planes.variances(variance, plane)
+            level_cells(image, noise, covariance, halo, self.cell, ratio[plane], sigma[plane])
         return {"ratio": ratio, "sigma": sigma}
 
 

@@ -80,8 +80,17 @@ def by_numpy(
         if sigma and spread is not None and fine_variance is not None:
             step = np.clip((bright / noise - 2.0) / 6.0, 0.0, 1.0)
             step = step**2 * (3.0 - 2.0 * step)
-            fine = step * fine + (1.0 - step) * gaussian(colours, 4.0 * sigma)
-            fine_variance = step**2 * fine_variance + (1.0 - step) ** 2 * gaussian(spread, 4.0 * sigma, 2)
+            coarse, wide = gaussian(colours, 4.0 * sigma), gaussian(spread, 4.0 * sigma, 2)
+            lift = chroma.knee * np.sqrt(wide.sum(axis=0)) / 3.0 + 2.0 * np.maximum(-coarse.min(axis=0), 0.0)
+            scale = (bright + lift) / np.maximum(coarse.mean(axis=0) + lift, 1e-30)
+            expected = scale * (coarse + lift) - lift
+            change = ((fine - expected) ** 2).sum(axis=0) / (6.0 * noise**2)
+            detail = np.clip((change - 3.0) / 6.0, 0.0, 1.0)
+            worth = np.maximum(1.0 - scale**2 * wide.sum(axis=0) / fine_variance.sum(axis=0), 0.0)
+            plain = (1.0 - detail**2 * (3.0 - 2.0 * detail)) * worth
+            fine = step * ((1.0 - plain) * fine + plain * expected) + (1.0 - step) * coarse
+            other = (step * plain * scale + 1.0 - step) ** 2
+            fine_variance = (step * (1.0 - plain)) ** 2 * fine_variance + other * wide
             bright = fine.mean(axis=0)
         grey = np.zeros(light.shape) if fine_variance is None else fine_variance.sum(axis=0) / 9.0
         if chroma.significance and fine_variance is not None:
@@ -151,6 +160,27 @@ def test_colour_is_that_of_the_bands() -> None:
     middle = (slice(None), slice(27, 38), slice(27, 38))
     share = out[middle].mean(axis=(1, 2)) / out[middle].mean()
     np.testing.assert_allclose(share, [1.6, 0.8, 0.6], rtol=0.03)
+
+
+def test_colour_of_an_even_nebula_is_quiet_and_stars_keep_theirs() -> None:
+    rng = np.random.default_rng(8)
+    rows, columns = np.mgrid[:160, :160]
+    star = 400.0 * np.exp(-0.5 * ((rows - 80.0) ** 2 + (columns - 80.0) ** 2) / 1.2**2)
+    clean = 60.0 * np.array([0.6, 0.9, 1.5])[:, None, None] + np.array([1.5, 1.0, 0.5])[:, None, None] * star
+    rgb = clean + rng.normal(0, 12, clean.shape)
+    light = rgb.mean(axis=0)
+    out, _ = recolour(rgb, np.full(rgb.shape, 144.0), light, np.full(light.shape, 48.0), Chroma(1.5, 3.0))
+    away = np.hypot(rows - 80, columns - 80) > 30
+    colour = (out / out.mean(axis=0))[:, away]
+    np.testing.assert_allclose(np.median(colour, axis=1), [0.6, 0.9, 1.5], rtol=0.03)
+    # The fine scale alone: 12 / 60 of noise a band, over (sqrt(4 π) · 1.5) pixels.
+    assert colour.std(axis=1).max() < 0.4 * 12 / 60 / (np.sqrt(4 * np.pi) * 1.5)
+    core = (slice(None), slice(79, 82), slice(79, 82))
+    # As the fine scale has it without noise: there is nebula under the star.
+    fine, _ = recolour(clean, None, clean.mean(axis=0), None, Chroma(1.5, 3.0))
+    found, true = (v[core].sum(axis=(1, 2)) for v in (out, fine))
+    np.testing.assert_allclose(found / found.sum(), true / true.sum(), rtol=0.05)
+    assert true[0] > 1.3 * true[2]
 
 
 def test_sky_is_grey_and_quiet() -> None:
