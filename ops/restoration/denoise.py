@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 STRIP = 512
 """Rows of a tile computed at a time."""
-RATE = 1.5
+RATE = 8.0
 """Mpixel of a plane a second."""
 PLANES = 12
 """float64 planes of a strip a task holds while one of its bands is denoised."""

@@ -31,7 +31,7 @@ FULL = 0.5
 """Fraction of a cell with data from which it counts."""
 FEW = 1024
 """Pixels it needs in any case."""
-RATE = 2.5
+RATE = 6.0
 """Mpixel of a plane a second."""
 _BYTES = 55.0
 _BYTES_OF_BAND = 20.0
