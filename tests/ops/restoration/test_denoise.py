@@ -362,6 +362,15 @@ def test_noise_levels_find_what_the_variance_map_lacks(scene: Scene) -> None:
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
+def test_noise_levels_do_not_depend_on_tiles(scene: Scene) -> None:
+    expected = measured(mosaic_of(scene.image, scene.variance, tile=1024))
+    assert expected["sigma"].shape == (1, 3, 4)
+    # Cells of 256 pixels, and tiles that hold no whole number of them.
+    got = measured(mosaic_of(scene.image, scene.variance, tile=200))
+    for name in ("ratio", "sigma"):
+        np.testing.assert_array_equal(got[name].values, expected[name].values)
+
+
 def test_clouds_over_the_whole_field_are_no_noise(scene: Scene) -> None:
     """Structures of 8 to 32 pixels everywhere, brighter than the noise at their scales."""
     rng = np.random.default_rng(6)
