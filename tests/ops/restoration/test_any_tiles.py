@@ -39,7 +39,7 @@ def stages(mosaic: xr.Dataset) -> dict[str, xr.Dataset]:
 
 @pytest.fixture(scope="module")
 def mosaic(make: Callable[..., Any]) -> xr.Dataset:
-    made = make(bands=("B", "G", "R")).mosaic
+    made: xr.Dataset = make(bands=("B", "G", "R")).mosaic
     image, variance = made["image"].values.copy(), made["variance"].values.copy()
     # A hole, a rim, and a step of depth.
     image[:, 120:150, 200:260] = np.nan
@@ -60,7 +60,7 @@ def test_the_same_pixels(
     mosaic: xr.Dataset, whole: dict[str, xr.Dataset], retile: Callable[[xr.Dataset, int], xr.Dataset], tile: int
 ) -> None:
     tiled = stages(retile(mosaic, tile))
-    assert tiled["denoise"]["image"].chunks[1][0] == tile
+    assert tiled["denoise"].chunks["y"][0] == tile
     for stage, expected in whole.items():
         for name, values in expected.data_vars.items():
             if values.dtype.kind == "f":
