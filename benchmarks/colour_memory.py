@@ -3,8 +3,8 @@
     python benchmarks/colour_memory.py [--side 30000] [--memory 2GiB] [--formats png,tiff] [--keep FOLDER]
 
 The mosaic is made tile by tile where `integrate` would stand (stars, a slope, noise in steps of a quarter σ so
-that the store compresses it, rims of NaN); what follows is the preset rgb from `edges` on. Exit code 1 if the
-process takes more than the limit.
+that the store compresses it, rims of NaN); what follows is the preset rgb from `edges` on, all of it. Exit code 1
+if the process takes more than the limit.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ RIM = 300
 """Pixels without data around the canvas, deeper on one side."""
 AFTER = (
     "coverage", "edges", "survey_edges", "gradient_model", "gradient", "psf_stars", "psf", "deconvolve", "survey",
-    "fit", "neutralize", "stars", "balance", "channels", "survey_colour", "tones", "stretch", "picture", "pyramid",
+    "fit", "neutralize", "stars", "balance", "channels", "survey_colour", "tones", "noise_levels", "denoise",
+    "stretch", "picture", "pyramid",
 )  # fmt: skip
 
 

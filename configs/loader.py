@@ -13,7 +13,7 @@ import yaml
 from skyloom.ops.errors import ConfigError
 from skyloom.ops.registry import suggest
 
-_TOP_KEYS = {"name", "description", "nodes"}
+_TOP_KEYS = {"name", "description", "extends", "nodes"}
 _NODE_KEYS = {"op", "inputs", "parameters"}
 
 
@@ -61,8 +61,15 @@ def preset_names() -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
 
 
-def load_workflow(name_or_path: str | Path) -> WorkflowSpec:
+def load_workflow(name_or_path: str | Path, *, within: tuple[str, ...] = ()) -> WorkflowSpec:
     """Read a preset by name or a YAML file by path.
+
+    Parameters
+    ----------
+    name_or_path
+        Which.
+    within
+        Workflows that extend it: none may be among its own.
 
     Raises
     ------
@@ -73,7 +80,7 @@ def load_workflow(name_or_path: str | Path) -> WorkflowSpec:
     path = Path(name_or_path)
     if path.suffix.lower() in {".yaml", ".yml"}:
         try:
-            return parse_workflow(path.read_text(encoding="utf-8"), origin=text_name)
+            return parse_workflow(path.read_text(encoding="utf-8"), origin=text_name, within=within)
         except OSError as failure:
             raise ConfigError(
                 f"workflow file {text_name}: {failure.strerror or failure}; presets are: "
@@ -86,10 +93,10 @@ def load_workflow(name_or_path: str | Path) -> WorkflowSpec:
             f"unknown preset {text_name!r}{suggest(text_name, preset_names())} (a file ends in .yaml)"
         )
     preset = resources.files("skyloom.configs") / "presets" / f"{text_name}.yaml"
-    return parse_workflow(preset.read_text(encoding="utf-8"), origin=text_name)
+    return parse_workflow(preset.read_text(encoding="utf-8"), origin=text_name, within=within)
 
 
-def parse_workflow(text: str, *, origin: str) -> WorkflowSpec:
+def parse_workflow(text: str, *, origin: str, within: tuple[str, ...] = ()) -> WorkflowSpec:
     """Read a workflow from YAML text.
 
     Parameters
@@ -97,7 +104,14 @@ def parse_workflow(text: str, *, origin: str) -> WorkflowSpec:
     text
         The YAML document.
     origin
-        What error messages call it.
+        What error messages call it; a file that it extends is looked for beside this one.
+    within
+        Workflows that extend it.
+
+    Notes
+    -----
+    A workflow may extend a preset or another file: nodes of the same name take what is written here and keep the
+    rest, parameters one by one; a node that is null is left out; others are added.
 
     Raises
     ------
@@ -117,15 +131,52 @@ def parse_workflow(text: str, *, origin: str) -> WorkflowSpec:
     for key in document:
         if key not in _TOP_KEYS:
             raise ConfigError(f"{origin}: unknown key {key!r}{suggest(str(key), _TOP_KEYS)}")
-    nodes = document.get("nodes")
-    if not isinstance(nodes, dict) or not nodes:
+    extended = document.get("extends")
+    base = None if extended is None else _base(extended, origin, within)
+    nodes = document.get("nodes", {} if base is not None else None)
+    if not isinstance(nodes, dict) or (not nodes and base is None):
         raise ConfigError(f"{origin}: 'nodes' should map the name of each node to its op")
+    description = document.get("description", base.description if base is not None else "")
     return WorkflowSpec(
         name=str(document.get("name", Path(origin).stem)),
-        description=" ".join(str(document.get("description", "")).split()),
-        nodes=tuple(_node(str(name), body, origin) for name, body in nodes.items()),
+        description=" ".join(str(description).split()),
+        nodes=_joined(base.nodes if base is not None else (), nodes, origin),
         origin=origin,
     )
+
+
+def _base(extended: Any, origin: str, within: tuple[str, ...]) -> WorkflowSpec:
+    """The workflow that one extends."""
+    if not isinstance(extended, str):
+        raise ConfigError(f"{origin}: 'extends' should name a preset or a file")
+    beside = Path(origin).parent / extended
+    is_file = beside.suffix.lower() in {".yaml", ".yml"}
+    chain = (*within, str(Path(origin).resolve()) if Path(origin).suffix else origin)
+    if (str(beside.resolve()) if is_file else extended) in chain:
+        raise ConfigError(f"{origin}: extends: {extended} extends this one")
+    try:
+        return load_workflow(beside if is_file else extended, within=chain)
+    except ConfigError as failure:
+        raise ConfigError(f"{origin}: extends: {failure}") from None
+
+
+def _joined(base: tuple[NodeSpec, ...], nodes: Mapping[Any, Any], origin: str) -> tuple[NodeSpec, ...]:
+    """Nodes of the workflow that is extended, changed, and those that are new."""
+    out = {n.name: n for n in base}
+    for key, body in nodes.items():
+        name = str(key)
+        if body is None and base:
+            if name not in out:
+                raise ConfigError(f"{origin}: node {name!r}: nothing to leave out{suggest(name, out)}")
+            del out[name]
+            continue
+        node = _node(name, body, origin)
+        old = out.get(name)
+        if old is not None and node.op in (name, old.op):
+            inputs = node.inputs if "inputs" in body else old.inputs
+            node = NodeSpec(name, old.op, inputs, {**old.parameters, **node.parameters})
+        out[name] = node
+    return tuple(out.values())
 
 
 def _node(name: str, body: Any, origin: str) -> NodeSpec:

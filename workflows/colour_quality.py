@@ -7,9 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
+from skyloom.ops.restoration.aims import SHARPEST, aims
+
 
 def colour_lines(results: Mapping[str, xr.Dataset]) -> list[str]:
-    """Sum up linear fit, background and white balance.
+    """Sum up deconvolution, linear fit, background and white balance.
 
     Parameters
     ----------
@@ -22,6 +24,8 @@ def colour_lines(results: Mapping[str, xr.Dataset]) -> list[str]:
         Lines for people.
     """
     lines = []
+    if "psf" in results and "target" in results.get("deconvolve", xr.Dataset()).attrs:
+        lines.append(_deconvolved(results["deconvolve"], results["psf"]))
     if "linear_fit" in results:
         lines.append(_fit(results["linear_fit"]))
     if "neutralize" in results:
@@ -34,6 +38,20 @@ def colour_lines(results: Mapping[str, xr.Dataset]) -> list[str]:
         source = f"{stars} stars" if stars else "the white that was given"
         lines.append(f"white balance: from {source}, factors {_by_band(found, found['factor'].values, '{:.3f}')}")
     return lines
+
+
+def _deconvolved(result: xr.Dataset, psf: xr.Dataset) -> str:
+    bands = [str(b) for b in psf["band"].values]
+    chosen = [bands.index(b) for b in str(result.attrs["deconvolved"]).split(", ")]
+    fwhm = psf["fwhm"].values
+    wanted, worth = aims(fwhm, chosen, float(result.attrs["target"]))
+    done = ", ".join(f"{bands[b]} {np.median(fwhm[b]):.1f}" for b in worth)
+    left = ", ".join(f"{bands[b]} {np.median(fwhm[b]):.1f}" for b in chosen if b not in worth)
+    said = f"FWHM {done} px, towards {wanted:.1f}" if done else ""
+    if left:
+        said += "; " if said else ""
+        said += f"{left} px left as they are: pixels show nothing sharper than {SHARPEST:.1f} px as round"
+    return f"deconvolve: {said}"
 
 
 def _fit(table: xr.Dataset) -> str:

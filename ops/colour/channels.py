@@ -25,11 +25,11 @@ from skyloom.ops.tiles import Dependencies, Output, Planes, by_tiles, grid_of
 
 Floats = NDArray[np.float64]
 
-RATE = 1.0
+RATE = 3.5
 """Mpixel of the canvas a second, colours smoothed."""
-PLANES = 66
+PLANES = 40
 """float64 planes of a strip a task holds while colours are smoothed."""
-STRIP = 128
+STRIP = 256
 """Rows of a tile computed at a time."""
 
 
@@ -71,32 +71,44 @@ class _Combine:
             variance = dict(zip(names, self.variance.read(*tile, halo=halo) * scale**2, strict=True))
         mixed = self.recipe.mix(values, variance)
         image, spread = self._picture(mixed, lines.background if np.isfinite(lines.background) else 0.0)
-        inner = (slice(None), slice(halo, halo + shape[0]), slice(halo, halo + shape[1]))
-        out = {"image": image[inner].astype(np.float32)}
+        out = {"image": image.astype(np.float32)}
         if self.variance is not None:
             assert spread is not None
-            out["variance"] = spread[inner].astype(np.float32)
+            out["variance"] = spread.astype(np.float32)
         return out
 
     def _picture(
         self, mixed: dict[str, tuple[Floats, Floats | None]], background: float
     ) -> tuple[Floats, Floats | None]:
+        halo = self.chroma.halo
+        rows, columns = (
+            slice(halo, n - halo) for n in mixed["luminance" if "red" not in mixed else "red"][0].shape
+        )
         if "red" not in mixed:
             light, light_variance = mixed["luminance"]
-            return light[None], None if light_variance is None else light_variance[None]
+            return (
+                light[None, rows, columns],
+                None if light_variance is None else light_variance[None, rows, columns],
+            )
         rgb = np.stack([mixed[c][0] for c in COLOURS])
         spreads = [mixed[c][1] for c in COLOURS]
         variance = None if spreads[0] is None else np.stack([s for s in spreads if s is not None])
-        there = np.isfinite(rgb).all(axis=0)
         if "luminance" in mixed:
             light, light_variance = mixed["luminance"]
         elif self.chroma.smoothing == 0 and self.chroma.green == "none":
             # Where a band is missing there is no colour, only a false one.
-            return np.where(there, rgb, np.nan), None if variance is None else np.where(there, variance, np.nan)
+            gap = ~np.isfinite(rgb).all(axis=0)
+            rgb[:, gap] = np.nan
+            if variance is not None:
+                variance[:, gap] = np.nan
+                variance = variance[:, rows, columns]
+            return rgb[:, rows, columns], variance
         else:
             light = rgb.mean(axis=0)
             light_variance = None if variance is None else variance.sum(axis=0) / 9.0
-        image, spread = recolour(rgb - background, variance, light - background, light_variance, self.chroma)
+        image, spread = recolour(
+            rgb - background, variance, light - background, light_variance, self.chroma, margin=halo
+        )
         return image + background, spread
 
 
@@ -110,7 +122,7 @@ def _cost(image: xr.Dataset, adjustment: xr.Dataset | None = None, **parameters:
     return Cost(work=pixels / 1e6, read=8 * len(band_names(image)) * pixels, memory=memory, rate=RATE)
 
 
-@register(version=1, unit=("y", "x"), cost=_cost)
+@register(version=2, unit=("y", "x"), cost=_cost)
 def channels(
     image: xr.Dataset,
     adjustment: xr.Dataset | None = None,

@@ -110,9 +110,16 @@ class Recipe:
         exact for sums, to first order for the rest.
         """
         values = {_plain(k): v for k, v in values.items()}
-        sigma = None if variance is None else {_plain(k): np.sqrt(v) for k, v in variance.items()}
-        out = {}
-        for part, expression in self.expressions().items():
+        spreads = None if variance is None else {_plain(k): v for k, v in variance.items()}
+        out: dict[str, tuple[Floats, Floats | None]] = {}
+        sigma: dict[str, Floats] | None = None
+        for (part, text), expression in zip(self.parts, self.expressions().values(), strict=True):
+            # Most mixtures are a band as it is.
+            if text.strip() in values:
+                out[part] = values[text.strip()], None if spreads is None else spreads[text.strip()]
+                continue
+            if spreads is not None and sigma is None:
+                sigma = {k: np.sqrt(v) for k, v in spreads.items()}
             spread: Floats | None = None
             if sigma is not None:
                 spread = np.zeros(next(iter(values.values())).shape)

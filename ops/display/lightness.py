@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from skyloom.ops.colour.chroma import TRUNCATE, smooth
+from skyloom.ops.colour.gaussian import TRUNCATE, smooth
 from skyloom.ops.display.lab import lab_to_rgb, lightness, rgb_to_lab
 from skyloom.ops.display.stretch import ABOVE, BELOW
 from skyloom.ops.display.transfer import midtones_transfer

@@ -40,26 +40,26 @@ def smooth(image: Pixels, step: int, work: Pixels, out: Pixels) -> None:
     """
     height, width = image.shape
     a, b, c = np.float32(1 / 16), np.float32(4 / 16), np.float32(6 / 16)
-    edge = min(2 * step, width)
+    # A row with its mirror images around it: parts of it have indices without a sign to check.
+    pad = 2 * step
+    line = np.empty(width + 2 * pad, np.float32)
+    left2, left = line[:width], line[step : step + width]
+    middle, right = line[pad : pad + width], line[pad + step : pad + step + width]
+    right2 = line[2 * pad :]
     for y in range(height):
         row, target = image[y], work[y]
-        for x in range(edge, width - edge):
-            target[x] = (
-                a * (row[x - 2 * step] + row[x + 2 * step]) + b * (row[x - step] + row[x + step]) + c * row[x]
-            )
-        for k in range(2 * edge):
-            x = k if k < edge else width - 1 - (k - edge)
-            target[x] = (
-                a * (row[_mirror(x - 2 * step, width)] + row[_mirror(x + 2 * step, width)])
-                + b * (row[_mirror(x - step, width)] + row[_mirror(x + step, width)])
-                + c * row[x]
-            )
+        middle[:] = row
+        for k in range(1, pad + 1):
+            line[pad - k] = row[_mirror(-k, width)]
+            line[pad + width - 1 + k] = row[_mirror(width - 1 + k, width)]
+        for x in range(width):
+            target[x] = a * (left2[x] + right2[x]) + b * (left[x] + right[x]) + c * middle[x]
     for y in range(height):
         above2, above = work[_mirror(y - 2 * step, height)], work[_mirror(y - step, height)]
         below2, below = work[_mirror(y + 2 * step, height)], work[_mirror(y + step, height)]
-        middle, target = work[y], out[y]
+        here, target = work[y], out[y]
         for x in range(width):
-            target[x] = a * (above2[x] + below2[x]) + b * (above[x] + below[x]) + c * middle[x]
+            target[x] = a * (above2[x] + below2[x]) + b * (above[x] + below[x]) + c * here[x]
 
 
 @lru_cache(maxsize=8)
@@ -86,7 +86,7 @@ def _keep(fine: Pixels, coarse: Pixels, share: Pixels, out: Pixels) -> None:
             out[y, x] += (fine[y, x] - coarse[y, x]) * share[y, x]
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@njit(nogil=True, cache=True, fastmath=False, error_model="numpy")
 def _raise(values: Pixels, sigma: Pixels, scale: float, out: Pixels) -> None:
     """Raise `out` to |values| / (scale·σ) where that is more."""
     height, width = values.shape

@@ -12,6 +12,7 @@ Floats = NDArray[np.float64]
 _BRIGHTNESS = np.full(3, 1.0 / 3.0)
 _RED, _GREEN, _BLUE = np.eye(3) - _BRIGHTNESS
 """Differences from brightness."""
+_MIXES = (_BRIGHTNESS, _RED, _BLUE)
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class ColourPlanes:
         """Whether a plane holds colour and no brightness."""
         return self.colour and plane > 0
 
-    def apart(self, pixels: Floats) -> Floats:
-        """Planes of pixels, shape (channels, rows, columns)."""
+    def apart(self, pixels: NDArray[np.float32], plane: int) -> Floats:
+        """One plane of pixels, shape (channels, rows, columns)."""
         if not self.colour:
-            return pixels
-        mean = pixels.mean(axis=0)
-        return np.stack([mean, pixels[0] - mean, pixels[2] - mean])
+            return np.asarray(pixels[plane], np.float64)
+        out: Floats = np.tensordot(_MIXES[plane], pixels.astype(np.float64), axes=1)
+        return out
 
     def together(self, planes: Floats) -> Floats:
         """The pixels of `apart`."""
@@ -51,11 +52,12 @@ class ColourPlanes:
         mean, red, blue = planes
         return np.stack([mean + red, mean - red - blue, mean + blue])
 
-    def variances(self, variance: Floats) -> Floats:
-        """Variances of the planes of pixels of these variances, channels taken as independent."""
+    def variances(self, variance: NDArray[np.float32], plane: int) -> Floats:
+        """Variance of a plane of pixels of these variances, channels taken as independent."""
         if not self.colour:
-            return variance
-        return np.stack([np.tensordot(mix**2, variance, axes=1) for mix in (_BRIGHTNESS, _RED, _BLUE)])
+            return np.asarray(variance[plane], np.float64)
+        out: Floats = np.tensordot(_MIXES[plane] ** 2, variance.astype(np.float64), axes=1)
+        return out
 
     def left(self, variance: Floats, share: Floats) -> Floats:
         """Variance of the pixels after that of the planes became `share` times what it was.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -17,20 +16,23 @@ from skyloom.ops.errors import DataError
 from skyloom.ops.grid import Grid
 from skyloom.ops.registry import Cost, Param, register
 from skyloom.ops.restoration.colour_planes import ColourPlanes
-from skyloom.ops.restoration.starlet import B3, divide, prepare, spread
+from skyloom.ops.restoration.starlet import B3, divide, prepare
 from skyloom.ops.restoration.starlet_noise import starlet_covariance
 from skyloom.ops.robust import median_mad
+from skyloom.ops.symmetric import convolve
 from skyloom.ops.tiles import Output, Planes, by_tiles, grid_of
 
 Floats = NDArray[np.float64]
 
 CELL = 256
-"""Side of a cell (pixels), where tiles hold whole cells of that size."""
+"""Side of a cell (pixels)."""
+REGION = 4 * CELL
+"""Side of the regions measured at a time, whatever the tiles."""
 FULL = 0.5
 """Fraction of a cell with data from which it counts."""
 FEW = 1024
 """Pixels it needs in any case."""
-RATE = 2.5
+RATE = 6.0
 """Mpixel of a plane a second."""
 _BYTES = 55.0
 _BYTES_OF_BAND = 20.0
@@ -67,7 +69,7 @@ def level_cells(
     there = np.isfinite(image)
     whole = there.all()
     level, smooth, noise = np.empty((height, width)), np.empty((height, width)), np.empty((height, width))
-    rows, share, one = np.empty((height, width)), np.ones((height, width)), np.empty((height, width))
+    share, one = np.ones((height, width)), np.empty((height, width))
     prepare(image, variance, there, one, level, noise)
     buffer = np.empty(cell * cell, np.float32)
     for cy in range(sigma.shape[0]):
@@ -84,9 +86,9 @@ def level_cells(
             sigma[cy, cx] = np.sqrt(median_mad(buffer, count)[0]) if enough else np.nan
     for scale in range(ratio.shape[2]):
         step = 2**scale
-        spread(level, B3, step, rows, smooth)
+        convolve(level, B3, step, 0, smooth)
         if not whole:
-            spread(one, B3, step, rows, share)
+            convolve(one, B3, step, 0, share)
             divide(smooth, share, there)
         for cy in range(sigma.shape[0]):
             for cx in range(sigma.shape[1]):
@@ -100,7 +102,7 @@ def level_cells(
                             count += 1
                 ratio[cy, cx, scale] = median_mad(buffer, count)[1] if count > 0 else np.nan
         level, smooth = smooth, level
-        spread(noise, B3, step, rows, smooth)
+        convolve(noise, B3, step, 0, smooth)
         if not whole:
             divide(smooth, share, there)
         noise, smooth = smooth, noise
@@ -115,19 +117,18 @@ class _Levels:
     planes: ColourPlanes
     scales: int
     noise_factor: float
-    cell: int
 
     def __call__(self, tile: tuple[slice, slice]) -> dict[str, NDArray[Any]]:
         halo = 2 * (2**self.scales - 1)
-        shape = tuple(-(-(s.stop - s.start) // self.cell) for s in tile)
+        shape = tuple(-(-(s.stop - s.start) // CELL) for s in tile)
         count = len(self.planes.names)
         ratio = np.empty((count, *shape, self.scales), np.float32)
         sigma = np.empty((count, *shape), np.float32)
         covariance = starlet_covariance(self.scales, self.noise_factor)
-        image = self.planes.apart(self.image.read(*tile, halo=halo).astype(np.float64))
-        variance = self.planes.variances(self.variance.read(*tile, halo=halo).astype(np.float64))
+        pixels, variance = (p.read(*tile, halo=halo) for p in (self.image, self.variance))
         for plane in range(count):
-            level_cells(image[plane], variance[plane], covariance, halo, self.cell, ratio[plane], sigma[plane])
+            image, noise = self.planes.apart(pixels, plane), self.planes.variances(variance, plane)
+            level_cells(image, noise, covariance, halo, CELL, ratio[plane], sigma[plane])
         return {"ratio": ratio, "sigma": sigma}
 
 
@@ -146,13 +147,8 @@ def check_noisy(image: xr.Dataset, what: str) -> tuple[str, ColourPlanes]:
     return lead, ColourPlanes.of(lead, tuple(str(n) for n in image[lead].values))
 
 
-def cell_side(grid: Grid) -> int:
-    """Side of a cell (pixels): cells do not cross tiles."""
-    return math.gcd(grid.tile, CELL)
-
-
 def _cost(image: xr.Dataset, **parameters: Any) -> Cost:
-    grid = Grid.from_attrs(image.attrs)
+    grid = Grid.from_attrs(image.attrs).retile(REGION)
     lead = image.sizes[lead_of(image)]
     halo = 4 * (2 ** int(parameters["scales"]) - 1)
     rows, columns = (np.asarray(c, dtype=np.float64) for c in grid.chunks)
@@ -161,7 +157,7 @@ def _cost(image: xr.Dataset, **parameters: Any) -> Cost:
     return Cost(work=lead * pixels / 1e6, read=8.0 * lead * pixels, memory=memory, rate=RATE)
 
 
-@register(version=1, unit=("y", "x"), cost=_cost)
+@register(version=2, unit=("y", "x"), cost=_cost)
 def noise_levels(
     image: xr.Dataset, *, scales: Annotated[int, Param(unit="scales", low=1, high=7)] = 5
 ) -> xr.Dataset:
@@ -177,10 +173,11 @@ def noise_levels(
     Returns
     -------
     xarray.Dataset
-        Over (plane, y, x), y and x counting cells of 256 pixels (fewer where tiles are no multiple of that), lazy,
-        a block a tile: `ratio` (…, scale), the scatter of the starlets (from the median absolute deviation) over
-        that of the variance map after resampling; `sigma`, noise of the pixels by that map. Planes are the bands,
-        or brightness and the differences of red and blue from it. NaN where less than half of a cell has data.
+        Over (plane, y, x), y and x counting cells of 256 pixels, lazy, a task for 4 × 4 of them: `ratio`
+        (…, scale), the scatter of the starlets (median absolute deviation) over that of the variance map after
+        resampling; `sigma`, noise of the pixels by that map. Planes are the bands, or brightness and the
+        differences of red and blue from it. NaN where less than half of a cell has data. Reads 2^(scales + 1) - 2
+        pixels beyond each.
 
     Raises
     ------
@@ -188,19 +185,18 @@ def noise_levels(
         If the image is stretched or has no variance.
     """
     lead, planes = check_noisy(image, "measuring noise")
-    grid = grid_of(image)
-    cell = cell_side(grid)
+    grid = grid_of(image).retile(REGION)
     factor = float(image.attrs.get("kernel_noise_factor", 1.0))
-    work = _Levels(Planes.of(image, "image"), Planes.of(image, "variance"), planes, scales, factor, cell)
+    work = _Levels(Planes.of(image, "image"), Planes.of(image, "variance"), planes, scales, factor)
     sizes = {"plane": image.sizes[lead]}
     arrays = by_tiles(
         "noise_levels",
         grid,
         work,
         {
-            "ratio": Output(np.float32, sizes, {"scale": scales}, cell),
-            "sigma": Output(np.float32, sizes, {}, cell),
+            "ratio": Output(np.float32, sizes, {"scale": scales}, CELL),
+            "sigma": Output(np.float32, sizes, {}, CELL),
         },
     )
     kept = {k: v for k, v in image.attrs.items() if k != "provenance"}
-    return xr.Dataset(arrays, coords={"plane": list(planes.planes)}, attrs={**kept, "cell": cell})
+    return xr.Dataset(arrays, coords={"plane": list(planes.planes)}, attrs={**kept, "cell": CELL})

@@ -78,10 +78,11 @@ def starlet_covariance(scales: int, noise_factor: float) -> Floats:
     """
     lags = correlation(noise_factor)
     noise = np.concatenate([lags[:0:-1], lags])
+    spline = np.concatenate([B3[:0:-1], B3])
     cascade = [np.ones(1)]
     for scale in range(scales):
         taps_apart = np.zeros(4 * 2**scale + 1)
-        taps_apart[:: 2**scale] = B3
+        taps_apart[:: 2**scale] = spline
         cascade.append(np.convolve(cascade[-1], taps_apart))
     length = len(cascade[-1]) + 2 * (len(noise) // 2)
     smooth = np.empty((scales + 1, scales + 1))

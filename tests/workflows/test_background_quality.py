@@ -55,7 +55,11 @@ def test_pictures_are_made_of_what_edges_and_gradient_leave(name: str) -> None:
     assert "gradient" in nodes["survey"].inputs.values()
     assert set(nodes["deconvolve"].inputs.values()) == {"gradient", "psf"}
     assert "deconvolve" in nodes["channels"].inputs.values()
-    wanted = ["normalize", "artifacts", "integrate", "edges", "gradient", "deconvolve", "channels"]
+    # Levels of the picture from what denoising has not changed: less noise is no reason to stretch harder.
+    assert set(nodes["denoise"].inputs.values()) == {"channels", "noise_levels"}
+    assert set(nodes["stretch"].inputs.values()) == {"denoise", "tones"}
+    assert set(nodes["survey_colour"].inputs.values()) == {"channels"}
+    wanted = ["normalize", "artifacts", "integrate", "edges", "gradient", "deconvolve", "channels", "denoise"]
     assert [n for n in workflow.names if n in wanted] == wanted
 
 

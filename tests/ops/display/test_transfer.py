@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from skimage.color import rgb2lab
 
 from skyloom.ops.display.lab import decoded, encoded, lab_to_rgb, lightness, rgb_to_lab
 from skyloom.ops.display.transfer import (
@@ -119,6 +120,12 @@ def test_lab(rgb: tuple[float, ...], lab: tuple[float, ...]) -> None:
     np.testing.assert_allclose(found, lab, atol=0.01)
     if len(set(rgb)) == 1:
         assert float(lightness(np.array(rgb[0]))) == pytest.approx(lab[0], abs=0.01)
+
+
+def test_lab_is_scikit_image_s() -> None:
+    rgb = np.random.default_rng(5).uniform(0, 1, (3, 30, 20))
+    # Its white point has five digits.
+    np.testing.assert_allclose(rgb_to_lab(rgb), rgb2lab(rgb, channel_axis=0), atol=3e-4)
 
 
 def test_lab_and_back() -> None:

@@ -64,6 +64,19 @@ def test_stars_are_sharper_and_keep_their_flux(
     assert float((after - before).sum()) == pytest.approx(0.0, abs=0.01 * field.flux.sum())
 
 
+@pytest.mark.parametrize(("fwhm", "changed"), [(1.8, False), (2.8, True)])
+def test_stars_stay_wide_enough_to_be_round(make: Callable[..., Any], fwhm: float, changed: bool) -> None:
+    made = make(fwhm=(fwhm, fwhm), shape=(260, 280), lattice=40, flux=(4.5, 5.3))
+    table = psf(psf_stars(made.mosaic, region=256).compute()).compute()
+    old = np.ascontiguousarray(made.mosaic["image"].values[0])
+    new = np.ascontiguousarray(deconvolve(made.mosaic, table, target=0.2).compute()["image"].values[0])
+    assert (new != old).any() == changed
+    before, after = (measure_frame(image).stars for image in (old, new))
+    assert np.median(before[:, 4]) == pytest.approx(fwhm, abs=0.15)
+    if changed:
+        assert 1.8 < np.median(after[:, 4]) < 0.85 * fwhm
+
+
 def test_width_evens_out(field: Any, before: NDArray[np.float32], after: NDArray[np.float32]) -> None:
     def spread(image: NDArray[np.float32]) -> float:
         stars = measure_frame(image).stars
