@@ -73,11 +73,12 @@ def solved_arrays(
     solve = _Solve(task, tuple(placed(a) for a in arguments))
     key = f"{name}-solve-{token}"
     needs = [(a.name, *(0,) * a.ndim) for a in arrays]
-    base = HighLevelGraph.from_collections(key, {key: (solve, *needs)}, dependencies=arrays)
+    dependencies: list[Any] = list(arrays)
+    base = HighLevelGraph.from_collections(key, {key: (solve, *needs)}, dependencies=dependencies)
     variables = {}
     for variable, (dtype, shape, dims) in kinds.items():
         layer = f"{name}-{variable}-{token}"
-        block = (layer, *(0,) * len(shape))
+        block: Any = (layer, *(0,) * len(shape))
         graph = HighLevelGraph(
             {**base.layers, layer: {block: (_pick, key, variable)}}, {**base.dependencies, layer: {key}}
         )

@@ -74,6 +74,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
+def _take_back(problem: SkyloomError) -> None:
+    """Have the next run mend a result that a command found damaged: it would not read it otherwise."""
+    module = sys.modules.get("skyloom.workflows.stored")
+    if module is None or not isinstance(problem, module.DamagedResult):
+        return
+    from skyloom.workflows.store import Store
+
+    # A project that cannot be written to cannot be mended either.
+    with suppress(SkyloomError, OSError):
+        Store(Path(problem.root).parent).take_back(problem)
+
+
 def command_parser() -> argparse.ArgumentParser:
     """Parser of the whole command line, a subparser a command."""
     parser = _Parser(

@@ -98,8 +98,10 @@ def check_results(store: Store) -> list[str]:
             try:
                 op = get_op(name)
                 units += len(store.journal(node, key).read())
-                lost = 0 if op.table else _not_as_written(
-                    store, node, key, store.open(node, key), op.unit, all_of_them=True
+                lost = (
+                    0
+                    if op.table
+                    else _not_as_written(store, node, key, store.open(node, key), op.unit, all_of_them=True)
                 )
                 if not lost:
                     continue

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
-import cloudpickle
 import dask.array as da
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_arguments_come_computed_and_whole() -> None:
 def test_graphs_travel() -> None:
     kinds = {"sum": (np.float64, (2,), ("frame",))}
     array = solved_arrays("toy", "t", task, [da.ones((2, 2), chunks=1), [], {"add": 1.0}], kinds)["sum"][1]
-    sent = cloudpickle.loads(cloudpickle.dumps(dict(array.__dask_graph__())))
+    sent = pickle.loads(pickle.dumps(dict(array.__dask_graph__())))
     assert dask_get(sent, array) == pytest.approx([3.0, 3.0])
 
 
