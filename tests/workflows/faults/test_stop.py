@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zarr
 
 from skyloom.ops.errors import CapacityError
-from skyloom.workflows import driving, journal, runner
+from skyloom.workflows import driving, journal, runner, store
 from skyloom.workflows.cli import main
 from skyloom.workflows.progress import Silent
 from skyloom.workflows.runner import run_workflow
@@ -159,17 +158,17 @@ def test_a_disk_that_is_full_in_the_middle_of_a_node(faults: Any) -> None:
 
 
 def test_a_project_that_becomes_read_only(faults: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    write = zarr.Array.__setitem__
+    write = store.write_block
 
     def refuse(*arguments: Any, **options: Any) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(faults.project))
 
-    def writable(self: Any, region: Any, value: Any) -> None:
-        if "tiles" in self.path and len(faults.done()) > 8:
+    def writable(target: Any, region: Any, value: Any) -> None:
+        if "tiles" in target.path and len(faults.done()) > 8:
             monkeypatch.setattr(journal, "append_lines", refuse)
             monkeypatch.setattr(runner, "append_lines", refuse)
             refuse()
-        write(self, region, value)
+        write(target, region, value)
 
     class Told(Silent):
         def message(self, text: str) -> None:
@@ -177,7 +176,7 @@ def test_a_project_that_becomes_read_only(faults: Any, monkeypatch: pytest.Monke
 
     lines: list[str] = []
     with monkeypatch.context() as disk:
-        disk.setattr(zarr.Array, "__setitem__", writable)
+        disk.setattr(store, "write_block", writable)
         with pytest.raises(CapacityError, match=r"Read-only file system .* make it writable or choose") as stopped:
             run_workflow(
                 faults.workflow, faults.frames, project=faults.project, scheduler="synchronous", reporter=Told()
