@@ -12,7 +12,7 @@ project = "skyloom"
 author = "the skyloom developers"
 version = release = installed("skyloom")
 extensions = ["myst_parser"]
-myst_enable_extensions = ["deflist", "dollarmath"]
+myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 html_theme = "furo"
 html_title = f"skyloom {release}"
