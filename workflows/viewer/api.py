@@ -109,6 +109,7 @@ class Api:
             found[name] = {
                 "revision": self.tiles.revision(layer),
                 "refined": self.tiles.levels.progress(layer),
+                "enlarged": self.tiles.levels.between(layer),
                 "complete": not isinstance(layer, StoredLayer) or layer.result.complete,
             }
         results = self.tiles.contents.results().values()

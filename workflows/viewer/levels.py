@@ -31,6 +31,8 @@ CELL = 2048
 SAMPLE_SIDE = 1024
 """Longest side of the view that tones are measured on."""
 _SAMPLE_FACTOR = 64
+LARGEST_TILE = 18_000_000
+"""Pixels that a tile is made from while somebody waits."""
 _QUIET, _PATIENCE = 0.15, 1.0
 """Seconds without a tile asked for before work in the background goes on; it waits no longer than that."""
 _COARSE, _FINER = 8, 4
@@ -94,6 +96,26 @@ class Base:
     def stamp(self) -> float:
         """Number that changes when it becomes more exact: its progress, and how fine its preview is."""
         return self.progress + (0.0 if self.step == self.sampled else 1e-3)
+
+    @property
+    def finest_direct(self) -> int:
+        """Largest factor below the base's at which a tile is made from its pixels; between them it is enlarged."""
+        factor = self.factor // 2
+        while self.slow and factor > 1 and self.layer.count * (TILE * factor) ** 2 > LARGEST_TILE:
+            factor //= 2
+        return factor
+
+    def enlarged(self, rows: slice, columns: slice, factor: int) -> Pixels:
+        """Window of the layer at a smaller factor than the base's, in the base's pixels."""
+        times = self.factor // factor
+        inside = [
+            slice(s.start // self.factor * self.factor, min(-(-s.stop // self.factor) * self.factor, n))
+            for s, n in zip((rows, columns), self.layer.shape, strict=True)
+        ]
+        out = self.view(inside[0], inside[1], self.factor).repeat(times, axis=1).repeat(times, axis=2)
+        y, x = ((s.start - i.start) // factor for s, i in zip((rows, columns), inside, strict=True))
+        height, width = (-(-(s.stop - s.start) // factor) for s in (rows, columns))
+        return out[:, y : y + height, x : x + width]
 
     def preview(self) -> None:
         """Fill it from some chunks, if that has not been done."""
@@ -222,9 +244,9 @@ class Levels:
         if isinstance(layer, StoredLayer) and layer.levels and factor > 1:
             return _from_pyramid(layer, rows, columns, factor)
         base = self.base(layer)
-        if factor < base.factor:
+        if factor <= base.finest_direct:
             return layer.reduced(rows, columns, factor)
-        view = base.view(rows, columns, factor)
+        view = base.view(rows, columns, factor) if factor >= base.factor else base.enlarged(rows, columns, factor)
         self._refine(base, list(base.cells(rows, columns)))
         return view
 
@@ -263,7 +285,14 @@ class Levels:
         if isinstance(layer, StoredLayer) and layer.levels:
             return 1.0
         base = self.base(layer)
-        return base.stamp if base.slow and factor >= base.factor else 1.0
+        return base.stamp if base.slow and factor > base.finest_direct else 1.0
+
+    def between(self, layer: Layer) -> tuple[int, int]:
+        """Factors between which views of a layer are enlarged; the same twice where none is."""
+        if isinstance(layer, StoredLayer) and layer.levels:
+            return 1, 1
+        base = self.base(layer)
+        return (base.finest_direct, base.factor) if 2 * base.finest_direct < base.factor else (1, 1)
 
     def base(self, layer: Layer) -> Base:
         """Small view of a layer that is kept whole."""

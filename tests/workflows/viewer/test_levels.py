@@ -109,6 +109,31 @@ def test_a_large_canvas_is_previewed_and_then_exact(made: Made, monkeypatch: pyt
     found.stop()
 
 
+def test_where_a_tile_would_take_too_many_pixels_the_view_is_enlarged(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(levels, "AT_ONCE", 8)
+    monkeypatch.setattr(levels, "CELL", 256)
+    monkeypatch.setattr(levels, "BASE_BYTES", 2**16)
+    monkeypatch.setattr(levels, "LARGEST_TILE", 512 * 512 * 4)
+    found = Levels()
+    layer = layer_of(made.folder, "wide/image/0")
+    assert found.between(layer) == (2, 16)
+    window = slice(8, 1016), slice(504, 1300)
+    found.view(layer, *WHOLE, 16)
+    wait_for(found, layer)
+    base = block_mean(made.wide["image"][0], 16)
+    for factor in (4, 8):
+        view = found.view(layer, *window, factor)[0]
+        large = base.repeat(16 // factor, axis=0).repeat(16 // factor, axis=1)
+        part = large[8 // factor : 1016 // factor, 504 // factor : -(-1300 // factor)]
+        np.testing.assert_allclose(view, part, rtol=1e-6)
+    np.testing.assert_allclose(
+        found.view(layer, *window, 2)[0], block_mean(made.wide["image"][0][window], 2), rtol=1e-6
+    )
+    found.stop()
+
+
 def test_a_coarse_preview_is_followed_by_a_finer_one(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(levels, "AT_ONCE", 1)
     monkeypatch.setattr(levels, "_COARSE", 4)

@@ -182,6 +182,10 @@ function badge() {
   if (slots.b.info) parts.push(element("span", { class: front, text: `${front.toUpperCase()}  ${title(slot)}` }));
   const state = slot.state;
   if (state && state.refined < 1) parts.push(element("span", { class: "preview", text: `preview of a sample, ${Math.floor(100 * state.refined)} % refined` }));
+  const factor = 2 ** Math.floor(Math.log2(1 / zoomOf()) + 0.01);
+  if (state && state.enlarged[0] < factor && factor < state.enlarged[1]) {
+    parts.push(element("span", { class: "preview", text: "enlarged: there is no pyramid of this" }));
+  }
   if (state && !state.complete) parts.push(element("span", { class: "preview", text: "being made: finished tiles appear" }));
   $("badge").replaceChildren(...parts);
 }
@@ -265,6 +269,7 @@ function onView() {
   overlay.draw();
   const zoom = zoomOf();
   $("zoom").textContent = zoom >= 1 ? `${Number(zoom.toPrecision(3))} : 1` : `1 : ${Number((1 / zoom).toPrecision(3))}`;
+  if (slots[front].state?.enlarged[1] > 1) later("badge", 150, badge);
   const smooth = zoom < 1.5;
   if (viewer.drawer && onView.smooth !== smooth) {
     onView.smooth = smooth;
@@ -307,7 +312,7 @@ async function fetchFrames() {
 
 // --- under the pointer ---
 
-let asked = null, asking = false;
+let asked = null, asking = false, last = null;
 function under(pixel, slot = slots[front]) {
   if (!slot.info) return null;
   const p = toCanvas(pixel);
@@ -318,7 +323,7 @@ function under(pixel, slot = slots[front]) {
 async function hover() {
   if (asking || !asked) return;
   asking = true;
-  const query = asked;
+  const query = last = asked;
   asked = null;
   const answer = await guarded(() => ask("/api/value", query));
   asking = false;
@@ -441,6 +446,10 @@ async function poll() {
         if (before !== after) await guarded(() => slot.show(slot.layer));
         else slot.draw();
         if (slot.name === "a") showTones();
+        if (slot.shown && last?.layer === slot.layer) {
+          asked ||= last;
+          hover();
+        }
       }
     }
     badge();
