@@ -46,11 +46,16 @@ def _deconvolved(result: xr.Dataset, psf: xr.Dataset) -> str:
     fwhm = psf["fwhm"].values
     wanted, worth = aims(fwhm, chosen, float(result.attrs["target"]))
     done = ", ".join(f"{bands[b]} {np.median(fwhm[b]):.1f}" for b in worth)
-    left = ", ".join(f"{bands[b]} {np.median(fwhm[b]):.1f}" for b in chosen if b not in worth)
+    blind = [b for b in chosen if not np.isfinite(fwhm[b]).all()]
+    left = ", ".join(f"{bands[b]} {np.median(fwhm[b]):.1f}" for b in chosen if b not in (*worth, *blind))
     said = f"FWHM {done} px, towards {wanted:.1f}" if done else ""
     if left:
         said += "; " if said else ""
         said += f"{left} px left as they are: pixels show nothing sharper than {SHARPEST:.1f} px as round"
+    if blind:
+        said += "; " if said else ""
+        names = ", ".join(bands[b] for b in blind)
+        said += f"{names} left as they are: too few stars for a PSF (psf_stars.least, .snr)"
     return f"deconvolve: {said}"
 
 

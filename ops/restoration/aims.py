@@ -21,11 +21,15 @@ def aims(fwhm: Floats, chosen: Sequence[int], target: float) -> tuple[float, tup
     Parameters
     ----------
     fwhm
-        Of the stars, shape (bands, rows, columns) of regions (pixels).
+        Of the stars, shape (bands, rows, columns) of regions (pixels), NaN of a band without a PSF: it stays as it
+        is.
     chosen
         Places of the bands to deconvolve.
     target
         Fraction of the median FWHM.
     """
-    wanted = max(target * float(np.median(fwhm[list(chosen)])), SHARPEST)
-    return wanted, tuple(b for b in chosen if wanted <= WORTH * float(np.median(fwhm[b])))
+    known = [b for b in chosen if np.isfinite(fwhm[b]).all()]
+    if not known:
+        return SHARPEST, ()
+    wanted = max(target * float(np.median(fwhm[known])), SHARPEST)
+    return wanted, tuple(b for b in known if wanted <= WORTH * float(np.median(fwhm[b])))

@@ -10,7 +10,6 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from skyloom.ops.colour.survey import lead_of
-from skyloom.ops.errors import DataError
 from skyloom.ops.registry import Cost, Param, register
 from skyloom.ops.restoration.atrous import layer_noise
 from skyloom.ops.restoration.psf_stars import NUMBERS
@@ -58,7 +57,6 @@ def region_weights(stars: Floats, row: int, column: int, *, enough: float) -> Fl
 class _Fill:
     """Task: the whole table."""
 
-    bands: tuple[str, ...]
     enough: float
 
     def __call__(self, stamp: Any, saturated: Any, layers: Any, *numbers: Any) -> dict[str, NDArray[Any]]:
@@ -69,10 +67,12 @@ class _Fill:
         for band in range(bands):
             own = np.where(np.isfinite(values["fwhm"][band]), values["stars"][band], 0.0)
             if not own.any():
-                raise DataError(
-                    f"band {self.bands[band]!r} has no region with enough stars for a PSF; lower snr or least of "
-                    "psf_stars, or enlarge its region"
-                )
+                # One band with few stars is no reason to end without a picture.
+                atlas[band] = 0.0
+                for column in out.values():
+                    column[band] = np.nan
+                out["used"][band] = 0.0
+                continue
             kept = {n: values[n][band] for n in NUMBERS}
             for i, j in np.ndindex(rows, columns):
                 weight = region_weights(own, i, j, enough=self.enough)
@@ -145,12 +145,7 @@ def psf(
         Over (band, y, x), y and x counting regions, lazy, in one piece: `fwhm` (pixels), `ellipticity`, `theta`,
         `beta`, `noise`, `stars` (of its own), `used` (of all that take part), `saturated`; `layer_noise` (band,
         layer); `stamp` over (band, v, u), a picture of all PSFs: that of region (i, j) begins at row i·side,
-        column j·side, sum 1.
-
-    Raises
-    ------
-    DataError
-        While computing: a band without any PSF.
+        column j·side, sum 1. A band without any region with enough stars has no PSF: NaN, stamps of 0.
     """
     lead = lead_of(stars, "stars")
     bands, rows, columns = (stars.sizes[d] for d in (lead, "y", "x"))
@@ -161,7 +156,7 @@ def psf(
     table = ((lead, "y", "x"), (bands, rows, columns))
     arrays = in_one_piece(
         "psf",
-        _Fill(tuple(str(b) for b in stars[lead].values), enough),
+        _Fill(enough),
         {
             "stamp": ((lead, "v", "u"), (bands, rows * side, columns * side), np.float32),
             **dict.fromkeys((*NUMBERS, "used"), (*table, np.float64)),

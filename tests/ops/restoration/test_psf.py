@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from skyloom.ops.errors import ConfigError, DataError
 from skyloom.ops.registry import get_op
+from skyloom.ops.restoration.aims import aims
 from skyloom.ops.restoration.psf import psf, region_weights, typical_layers
 from skyloom.ops.restoration.psf_stars import psf_stars
 
@@ -86,9 +87,19 @@ def test_regions_without_stars_have_their_neighbours(measured: xr.Dataset) -> No
     assert found["used"].values[0, 0, 1] >= 5
     own = psf(measured, enough=5).compute()
     np.testing.assert_allclose(own["stamp"].values[0, 31:, :31], measured["stamp"].values[0, 1, 0], atol=1e-4)
+
+
+def test_a_band_without_stars_has_no_psf_and_stops_nothing(measured: xr.Dataset) -> None:
     nothing = measured.assign(fwhm=measured["fwhm"] * np.nan)
-    with pytest.raises(DataError, match="band 'L' has no region with enough stars"):
-        psf(nothing).compute()
+    both = xr.concat([measured, nothing.assign_coords(band=["R"])], "band")
+    found = psf(both, enough=5).compute()
+    np.testing.assert_array_equal(found["fwhm"].values[0], psf(measured, enough=5).compute()["fwhm"].values[0])
+    assert np.isnan(found["fwhm"].values[1]).all()
+    assert not found["stamp"].values[1].any()
+    wanted, worth = aims(found["fwhm"].values, (0, 1), 0.5)
+    assert worth == (0,)
+    assert wanted == pytest.approx(aims(found["fwhm"].values[:1], (0,), 0.5)[0])
+    assert aims(found["fwhm"].values, (1,), 0.5)[1] == ()
 
 
 def test_weights_grow_with_distance_until_stars_are_enough() -> None:
