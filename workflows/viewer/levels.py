@@ -31,7 +31,7 @@ CELL = 2048
 SAMPLE_SIDE = 1024
 """Longest side of the view that tones are measured on."""
 _SAMPLE_FACTOR = 64
-LARGEST_TILE = 18_000_000
+LARGEST_TILE = 13_000_000
 """Pixels that a tile is made from while somebody waits."""
 _QUIET, _PATIENCE = 0.15, 1.0
 """Seconds without a tile asked for before work in the background goes on; it waits no longer than that."""

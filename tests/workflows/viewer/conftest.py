@@ -170,7 +170,7 @@ class Client:
         return json.loads(data)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def client(made: Made) -> Iterator[Client]:
     server = open_server(made.folder, node="wide")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)

@@ -55,7 +55,7 @@ def settle(page: Page) -> None:
     wait_for(page, "rest", long_enough)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as play:
