@@ -59,6 +59,8 @@ BOUNDS = {
 }
 PARALLEL = ("measure", "integrate")
 """Nodes of many tasks."""
+MANY = 18
+"""Tasks a worker from which on the overhead of a node is judged."""
 
 
 def main() -> None:
@@ -309,11 +311,11 @@ def verdict(runs: list[dict[str, Any]]) -> list[str]:
     if local:
         seen["read amplification"] = max(r["read"] / r["input"] for r in local)
         seen["written / result"] = max(written(r) for r in local)
-        many = [r for r in local if r["tiles"] >= 25 * r["workers"]]
+    for name, of in (("overhead of threads", local), ("overhead of the cluster", clusters)):
+        # With a few tasks it is the last one that the others wait for.
+        many = [(r, n) for r in of for n in PARALLEL if r["nodes"][n]["units"] >= MANY * r["workers"]]
         if many:
-            seen["overhead of threads"] = max(overhead(r, n) for r in many for n in PARALLEL)
-    if clusters:
-        seen["overhead of the cluster"] = max(overhead(r, n) for r in clusters for n in PARALLEL)
+            seen[name] = max(overhead(r, n) for r, n in many)
     pairs = [r for r in local if r["series"] == "workers"]
     if len(pairs) == 2:
         one, two = (sum(r["nodes"][n]["seconds"] for n in PARALLEL) for r in pairs)
