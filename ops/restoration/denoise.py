@@ -195,8 +195,8 @@ def denoise(
         noise around every star. Change it to 3, and `restore` to 0, where no flux may change by more than 1 %.
     restore
         How often what such coefficients have lost by the shrinking of others is put back. 0: the peak of a star
-        stays and the ring around it, hidden in noise, does not; fluxes grow by up to 10 %. 2: fluxes are as good as
-        before. Change it to 1 or 0 where time matters more.
+        stays and the ring around it, hidden in noise, does not; fluxes grow by up to 10 %. 2: fluxes are as good
+        as before. Change it to 1 or 0 where time matters more.
     scales
         Structures up to 2^scales pixels; noise of larger ones stays. Change it to more where blotches wider than
         32 pixels are left.
