@@ -13,7 +13,7 @@ import pytest
 import zarr
 
 from skyloom.ops.errors import CapacityError, ConfigError, DataError
-from skyloom.workflows import runner, store, units
+from skyloom.workflows import runner, shards, units
 from skyloom.workflows.evaluate import open_workflow
 from skyloom.workflows.graph import Workflow
 from skyloom.workflows.lock import lock
@@ -201,18 +201,18 @@ def test_full_disk_is_said_and_what_is_done_is_kept(
     toy: dict[str, Any], toy_workflow: Workflow, numbers: Numbers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = numbers(4)
-    original = store.write_block
+    original = shards.write_block
     left = 5
 
-    def write(target: zarr.Array[Any], region: Any, value: Any) -> None:
+    def write(target: Any, region: Any, values: Any) -> None:
         nonlocal left
         if "tiles" in target.path and left == 0:
             raise OSError(errno.ENOSPC, "No space left on device")
         left -= "tiles" in target.path
-        original(target, region, value)
+        original(target, region, values)
 
     with monkeypatch.context() as full:
-        full.setattr(store, "write_block", write)
+        full.setattr("skyloom.workflows.store.write_block", write)
         with pytest.raises(CapacityError, match=r"node 'tiles'.*the disk is full; make room and run"):
             run_workflow(toy_workflow, files, project=tmp_path / "p", scheduler="synchronous")
     assert len(toy["computed"]) == 6, "a full disk is not tried again"
