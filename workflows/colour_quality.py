@@ -65,7 +65,9 @@ def _fit(table: xr.Dataset) -> str:
     points = dict(zip(bands, table["points"].values.tolist(), strict=True))
     weak = [b for b in bands if points[b] == 0 and b != reference]
     text = f"linear fit: to {reference}, scales {_by_band(table, table['scale'].values, '{:.3f}')}"
-    return text + (f"; too little signal in {', '.join(weak)}: noise levels made equal" if weak else "")
+    if weak:
+        text += f"; too little signal, or none in common, in {', '.join(weak)}: noise levels made equal"
+    return text
 
 
 def _by_band(table: xr.Dataset, values: np.ndarray, form: str) -> str:

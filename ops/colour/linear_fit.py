@@ -60,7 +60,7 @@ def _fit_cost(survey: xr.Dataset, adjustment: xr.Dataset | None = None, **parame
     return whole_cost(survey, ("sample", "noise"), copies=6.0)
 
 
-@register(version=1, cost=_fit_cost)
+@register(version=2, cost=_fit_cost)
 def linear_fit(survey: xr.Dataset, adjustment: xr.Dataset | None = None, *, reference: str = "auto") -> xr.Dataset:
     """Fit every band to a reference band by a line through background and signal (PixInsight's LinearFit).
 
@@ -78,8 +78,8 @@ def linear_fit(survey: xr.Dataset, adjustment: xr.Dataset | None = None, *, refe
     -------
     xarray.Dataset
         Over `band`: `scale` and `offset` of each band (v' = scale · v + offset), `points` (pixels with signal the
-        line rests on, 0 = too few: then the noise levels are made equal), `scatter` (relative, about the line);
-        `background` NaN.
+        line rests on, 0 = too few, or no signal in common: then the noise levels are made equal), `scatter`
+        (relative, about the line); `background` NaN.
 
     Raises
     ------

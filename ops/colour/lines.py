@@ -22,6 +22,8 @@ TOP = 0.92
 """Pixels above this fraction of a band's range may be saturated."""
 COLOURS = (0.02, 0.35)
 """Bounds of the relative scatter that the colours of the objects add to the noise."""
+FLATTEST = 0.03
+"""Slopes in units of noise beyond this or its inverse are no line: what one band shows the other does not."""
 ROUNDS = 30
 
 
@@ -32,7 +34,7 @@ class Line:
     slope: float
     offset: float
     points: int
-    """Pixels with signal it rests on; 0 = too few, the slope is the ratio of the noise levels."""
+    """Pixels with signal it rests on; 0 = too few, or no common signal: the slope is the ratio of noise levels."""
     scatter: float
     """Relative scatter of the signal about the line."""
 
@@ -79,6 +81,8 @@ def fit_line(x: Floats, y: Floats, *, noise_x: float, noise_y: float) -> Line:
         for values in (u, v)
     )
     slope, centre, scatter = _total_least_squares(u, v)
+    if not FLATTEST < slope < 1.0 / FLATTEST:
+        return Line(noise_y / noise_x, base_y - base_x * noise_y / noise_x, 0, math.nan)
     # v = centre + slope·u in units of noise about the medians.
     ratio = noise_y / noise_x
     return Line(slope * ratio, base_y + centre * noise_y - slope * ratio * base_x, points, scatter)

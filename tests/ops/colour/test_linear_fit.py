@@ -56,6 +56,17 @@ def test_nothing_but_noise_tells_no_slope() -> None:
     assert line.offset + line.slope * 50 == pytest.approx(80, abs=0.5)
 
 
+def test_what_bands_do_not_share_tells_no_slope() -> None:
+    """A gradient of one band beside a nebula of the other: no line, least of all a flat one."""
+    rng = np.random.default_rng(1)
+    t = np.linspace(0, 1, 20000)
+    x = 50.0 + 400.0 * t + rng.normal(0, 2, t.size)
+    y = 80.0 + 100.0 * (1 - t) ** 2 + rng.normal(0, 6, t.size)
+    line = fit_line(x, y, noise_x=2.0, noise_y=6.0)
+    assert line.points == 0
+    assert line.slope == pytest.approx(3.0)
+
+
 def test_bands_come_to_the_reference(sky: Callable[..., Any], truth: dict[str, Any]) -> None:
     mosaic = sky(spread=0.05).mosaic
     table = linear_fit(survey(mosaic)).compute()
