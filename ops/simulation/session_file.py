@@ -24,6 +24,13 @@ from skyloom.ops.simulation import quick
 from skyloom.ops.simulation.session import SimulatedSession
 
 KIND = "session-file"
+SUFFIXES: tuple[str, ...] = (".sky",)
+_HEAD = b'{"skyloom": "simulated session"'
+
+
+def matches(head: bytes, suffix: str) -> bool:
+    """Say whether a file is a session by its first bytes."""
+    return head.startswith(_HEAD)
 
 
 def session_text(session: SimulatedSession) -> str:

@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 
 from skyloom.ops.formats import examine as dispatch
 from skyloom.ops.formats import fits
-from skyloom.ops.formats.examine import CAMERA_RAW, FORMATS, SUFFIXES, TIFF, XISF, Format, examine, format_of
+from skyloom.ops.formats.examine import (
+    CAMERA_RAW,
+    FORMATS,
+    SESSION,
+    SUFFIXES,
+    TIFF,
+    XISF,
+    Format,
+    examine,
+    format_of,
+)
 from skyloom.ops.formats.frame_file import FrameFile, UnusableFile
 from skyloom.ops.frames import open_source
 
@@ -35,6 +45,7 @@ HEADS = [
     (b"IIRS\x08\x00\x00\x00", "", CAMERA_RAW),
     (b"II\x1a\x00\x00\x00HEAPCCDR", "", CAMERA_RAW),
     (b"\x00\x01\x02\x03", ".raf", CAMERA_RAW),  # cut or spoilt: its reader says so
+    (b'{"skyloom": "simulated session", "session": {', ".json", SESSION),
     (b"SIMPLE  =                    T", ".nef", None),
     (b"\x1f\x8b\x08\x00", ".tif", None),
     (b"hello", ".fits", None),
