@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import io
 import json
+import logging
 import re
 import shlex
 import sys
@@ -138,12 +139,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("MPLBACKEND", "agg")
     known = set(sys.modules)
+    levels = {name: logging.getLogger(name).level for name in ("", "skyloom", "skyloom.run")}
+    handlers = set(logging.root.handlers)
     yield tmp_path
     for name in set(sys.modules) - known:
         if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(tmp_path):
             del sys.modules[name]
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
+    # An example shows how to hear less.
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    for handler in set(logging.root.handlers) - handlers:
+        logging.root.removeHandler(handler)
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda p: p.relative_to(ROOT).as_posix())
