@@ -77,6 +77,13 @@ def _meets(polygon, left, right, low, high):  # type: ignore[no-untyped-def]
     return True
 
 
+def placement(polygon: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Linear map (2, 3) to the canvas of a frame's (u, v, 1), 0…1 along its sides, from its outline."""
+    side = EDGE_POINTS - 1
+    origin = polygon[0]
+    return np.stack([polygon[side] - origin, polygon[3 * side] - origin, origin], axis=1)
+
+
 @njit(nogil=True, cache=True)
 def clip(polygon, left, right, low, high):  # type: ignore[no-untyped-def]
     """Part of a polygon inside a rectangle (Sutherland & Hodgman 1974).

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from skyloom.ops.artifacts.consensus import check_same_frames
 from skyloom.ops.blocks import Block
 from skyloom.ops.errors import ConfigError
-from skyloom.ops.footprints import EDGE_POINTS, footprint
+from skyloom.ops.footprints import footprint, placement
 from skyloom.ops.grid import Grid
 from skyloom.ops.integration.blend_tiles import BlendSpec, blend_halo, blend_rows, blend_tile, blend_windows
 from skyloom.ops.integration.canvas_graph import canvas_arrays
@@ -71,15 +71,12 @@ def _around(pieces: Pieces, grid: Grid, levels: int) -> dict[tuple[int, int, int
 def frame_panels(session: xr.Dataset, grid: Grid, frames: NDArray[np.int64]) -> dict[int, int]:
     """Panel of each of some frames: those that look at nearly the same place are of one."""
     columns = [session[v].values[frames].tolist() for v in ("wcs", "height", "width")]
-    side = EDGE_POINTS - 1
-    placement = []
-    for wcs, height, width in zip(*columns, strict=True):
-        polygon = footprint(wcs, (height, width), grid)
-        origin = polygon[0]
-        placement.append(np.stack([polygon[side] - origin, polygon[3 * side] - origin, origin], axis=1))
-    if not placement:
+    places = [
+        placement(footprint(wcs, (height, width), grid)) for wcs, height, width in zip(*columns, strict=True)
+    ]
+    if not places:
         return {}
-    label = panels(np.array(placement), most=MOST_PANELS)
+    label = panels(np.array(places), most=MOST_PANELS)
     return {int(f): int(p) for f, p in zip(frames, label, strict=True)}
 
 

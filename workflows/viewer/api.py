@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from skyloom.ops.errors import ConfigError
 from skyloom.ops.grid import Grid
 from skyloom.workflows.report.frames import band_rank
@@ -12,7 +14,7 @@ from skyloom.workflows.viewer.contents import NEW, Result, Variable
 from skyloom.workflows.viewer.frames import FRAME, FrameLayer
 from skyloom.workflows.viewer.layer import RGB, StoredLayer, cell_size, has_colours
 from skyloom.workflows.viewer.look import Look
-from skyloom.workflows.viewer.overlay import sky_lines
+from skyloom.workflows.viewer.overlay import panel_outlines, sky_lines
 from skyloom.workflows.viewer.probe import TRACED, frames_of, value_at
 from skyloom.workflows.viewer.tiles import Tiles
 
@@ -141,20 +143,22 @@ class Api:
         return {"lines": sky_lines(self.canvas, **edges)}
 
     def outlines(self, query: Query) -> dict[str, Any]:
-        """Outlines of the frames on the canvas all lie on."""
+        """Outlines of the frames, and of the panels of those in use, on the canvas all lie on."""
         canvas = self.canvas
         if canvas is None:
-            return {"frames": []}
-        found = []
+            return {"frames": [], "panels": []}
+        found, used = [], []
         for frame in self.tiles.frames.frames.values():
-            points = frame.outline(canvas).round(2).tolist()
+            outline = frame.outline(canvas)
             # NaN is no JSON.
-            if all(p == p for point in points for p in point):
+            if np.isfinite(outline).all():
                 found.append(
                     {"layer": f"{FRAME}/{frame.id}", "name": frame.name, "band": frame.band, "used": frame.used,
-                     "points": points}
+                     "points": outline.round(2).tolist()}
                 )  # fmt: skip
-        return {"frames": found}
+                if frame.used:
+                    used.append(outline)
+        return {"frames": found, "panels": panel_outlines(used)}
 
 
 def default_layer(result: Result) -> str:

@@ -1,4 +1,4 @@
-"""Lines over a canvas: right ascension and declination, outlines of frames."""
+"""Lines over a canvas: right ascension and declination, outlines of panels."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import ConvexHull
 
+from skyloom.ops.footprints import placement
 from skyloom.ops.grid import Grid, pixel_to_sky, sky_to_pixel
+from skyloom.ops.normalization.panels import MOST_PANELS, panels
 
 Floats = NDArray[np.float64]
 LEAST = 4
@@ -80,6 +83,30 @@ def sky_lines(grid: Grid, *, left: float, right: float, bottom: float, top: floa
         if parts:
             lines.append({"kind": "dec", "label": dec_text(value, dec_step), "parts": parts})
     return lines
+
+
+def panel_outlines(frames: Sequence[Floats]) -> list[dict[str, Any]]:
+    """Outlines of the panels of a mosaic: frames whose centres lie within a third of a side make one.
+
+    Parameters
+    ----------
+    frames
+        Their outlines on the canvas (`skyloom.ops.footprints.footprint`), without NaN.
+
+    Returns
+    -------
+    list of dict
+        `points`, the corners [x, y] of the hull of its frames, and how many `frames` there are.
+    """
+    if not frames:
+        return []
+    label = panels(np.array([placement(f) for f in frames]), most=MOST_PANELS)
+    found = []
+    for panel in range(int(label.max()) + 1):
+        points = np.concatenate([f for f, p in zip(frames, label, strict=True) if p == panel])
+        hull = points[ConvexHull(points).vertices]
+        found.append({"points": hull.round(2).tolist(), "frames": int((label == panel).sum())})
+    return found
 
 
 def _middle(ra: Floats) -> float:

@@ -307,6 +307,11 @@ def test_grid_and_outlines_are_drawn(page: Page) -> None:
     page.keyboard.press("f")
     wait_for(page, "the outlines", lambda: page.evaluate("() => skyloom.overlay.frames.length") == 8)
     assert page.evaluate(drawn) != with_grid
+    with_frames = page.evaluate(drawn)
+    page.keyboard.press("p")
+    wait_for(page, "the panels", lambda: page.evaluate("() => skyloom.overlay.panels.length") > 0)
+    assert page.locator("#panels").is_checked()
+    assert page.evaluate(drawn) != with_frames
     # A line drawn on the screen is where astropy has it.
     wcs: WCS = canvas().wcs
     lines = page.evaluate("() => skyloom.overlay.lines")

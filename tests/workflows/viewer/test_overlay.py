@@ -8,8 +8,9 @@ from astropy import units as u
 from astropy.coordinates import Angle
 from astropy.wcs import WCS
 
+from skyloom.ops.footprints import EDGE_POINTS
 from skyloom.ops.grid import Grid, pixel_to_sky, wcs_header
-from skyloom.workflows.viewer.overlay import dec_text, ra_text, sky_lines
+from skyloom.workflows.viewer.overlay import dec_text, panel_outlines, ra_text, sky_lines
 from skyloom.workflows.viewer.tiles import Tiles
 
 from .conftest import canvas
@@ -90,6 +91,22 @@ def test_labels_round_without_sixties(degrees: float, step: float, ra: str, dec:
         assert dec_text(degrees, step) == dec
         if degrees > 0:
             assert dec_text(-degrees, step) == dec.replace("+", "-")
+
+
+def test_panels_are_the_hulls_of_frames_that_look_at_one_place() -> None:
+    side = EDGE_POINTS - 1
+    square = np.concatenate([
+        np.stack([np.linspace(0, 100, side, endpoint=False), np.zeros(side)], axis=1),
+        np.stack([np.full(side, 100.0), np.linspace(0, 100, side, endpoint=False)], axis=1),
+        np.stack([np.linspace(100, 0, side, endpoint=False), np.full(side, 100.0)], axis=1),
+        np.stack([np.zeros(side), np.linspace(100, 0, side, endpoint=False)], axis=1),
+    ])  # fmt: skip
+    shifts = np.array([(0, 0), (5, 3), (80, 0), (82, -4), (-1, -2)])
+    found = panel_outlines([square + shift for shift in shifts])
+    assert [p["frames"] for p in found] == [3, 2]
+    first = np.array(found[0]["points"])
+    np.testing.assert_allclose([first.min(axis=0), first.max(axis=0)], [[-1, -2], [105, 103]])
+    assert panel_outlines([]) == []
 
 
 def test_outlines_are_those_of_the_frames(tiles: Tiles) -> None:

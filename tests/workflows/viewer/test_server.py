@@ -158,7 +158,9 @@ def test_what_there_is(client: Client) -> None:
     assert state["wide/image/0"]["complete"]
     assert not state["half/image/0"]["complete"]
     assert state["gone/image/0"] is None
-    assert len(client.json("/api/outlines")["frames"]) == 8
+    outlines = client.json("/api/outlines")
+    assert len(outlines["frames"]) == 8
+    assert sum(p["frames"] for p in outlines["panels"]) == sum(f["used"] for f in outlines["frames"])
     lines = client.json("/api/grid?left=0&right=1300&bottom=0&top=1100")["lines"]
     assert {line["kind"] for line in lines} == {"ra", "dec"}
     tones = client.json("/api/tones?layer=shown/image/rgb&method=linear")

@@ -1,7 +1,8 @@
-// Lines over the canvas: grid, outlines of frames, the pixel that was clicked. Positions are pixels of the canvas.
+// Lines over the canvas: grid, outlines of frames and panels, the pixel that was clicked. Positions are pixels of the canvas.
 
 const GRID = "rgba(120, 200, 255, 0.55)";
 const USED = "rgba(255, 190, 90, 0.45)";
+const PANEL = "rgba(150, 255, 170, 0.9)";
 const UNUSED = "rgba(255, 110, 100, 0.45)";
 
 export class Overlay {
@@ -12,6 +13,8 @@ export class Overlay {
     this.toScreen = toScreen;
     this.lines = [];
     this.frames = [];
+    this.panels = [];
+    this.showPanels = false;
     this.showGrid = false;
     this.showFrames = false;
     this.marked = null;
@@ -36,6 +39,7 @@ export class Overlay {
     if (this.canvas) this.border(pen);
     if (this.showFrames) this.outlines(pen);
     else if (this.chosen.size) this.outlines(pen, true);
+    if (this.showPanels) this.panelOutlines(pen);
     if (this.showGrid) this.grid(pen, width, height);
     if (this.marked) this.mark(pen);
   }
@@ -68,6 +72,15 @@ export class Overlay {
       pen.stroke();
     }
     pen.setLineDash([]);
+  }
+
+  panelOutlines(pen) {
+    pen.strokeStyle = PANEL;
+    pen.lineWidth = 2;
+    for (const panel of this.panels) {
+      this.trace(pen, [...panel.points, panel.points[0]], 0.5);
+      pen.stroke();
+    }
   }
 
   grid(pen, width, height) {

@@ -305,9 +305,15 @@ async function setFrames(on) {
   overlay.draw();
 }
 
+async function setPanels(on) {
+  $("panels").checked = overlay.showPanels = on;
+  if (on) await fetchFrames();
+  overlay.draw();
+}
+
 async function fetchFrames() {
   const answer = await guarded(() => ask("/api/outlines"));
-  if (answer) overlay.frames = answer.frames;
+  if (answer) [overlay.frames, overlay.panels] = [answer.frames, answer.panels];
 }
 
 // --- under the pointer ---
@@ -469,6 +475,7 @@ async function reload() {
 
 $("grid").addEventListener("change", (e) => setGrid(e.target.checked));
 $("outlines").addEventListener("change", (e) => setFrames(e.target.checked));
+$("panels").addEventListener("change", (e) => setPanels(e.target.checked));
 $("zoom-in").addEventListener("click", () => viewer.viewport.zoomBy(2));
 $("zoom-out").addEventListener("click", () => viewer.viewport.zoomBy(0.5));
 $("home").addEventListener("click", () => home());
@@ -478,7 +485,7 @@ $("help-button").addEventListener("click", () => $("help").showModal());
 const KEYS = {
   "+": () => viewer.viewport.zoomBy(2), "=": () => viewer.viewport.zoomBy(2), "-": () => viewer.viewport.zoomBy(0.5),
   0: () => home(), 1: () => zoomTo(1), " ": () => { blink(false); swap(); }, b: () => blink(!blinking),
-  g: () => setGrid(!overlay.showGrid), f: () => setFrames(!overlay.showFrames), "?": () => $("help").showModal(),
+  g: () => setGrid(!overlay.showGrid), f: () => setFrames(!overlay.showFrames), p: () => setPanels(!overlay.showPanels), "?": () => $("help").showModal(),
   l: () => { if (!$("linked-label").hidden) $("linked").click(); }, "[": () => pickers.a.step(-1), "]": () => pickers.a.step(1),
 };
 document.addEventListener("keydown", (event) => {
