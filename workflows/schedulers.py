@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
@@ -130,28 +131,28 @@ class Scheduler:
         return self.executor.where(future) if isinstance(self.executor, Remote) else ""
 
 
-class Remote(Executor):
+class Remote(Executor, ABC):
     """An executor that can lose its workers."""
 
+    @abstractmethod
     def killed(self, problem: BaseException) -> bool:
         """Whether a task failed since workers died that had it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def blind(self, path: str) -> list[str]:
         """Addresses of the workers that do not see a path of this machine."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lost(self) -> str:
         """What is amiss with the cluster now, "" for nothing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def abandon(self, future: Future[Any]) -> None:
         """Stop a task, if need be with its worker."""
-        raise NotImplementedError
 
+    @abstractmethod
     def where(self, future: Future[Any]) -> str:
         """Address of the worker a task is on."""
-        raise NotImplementedError
 
 
 def default_workers() -> int:
