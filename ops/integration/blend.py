@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import xarray as xr
-from dask.base import tokenize
 from numpy.typing import NDArray
 
 from skyloom.ops.artifacts.consensus import check_same_frames
@@ -20,17 +19,19 @@ from skyloom.ops.integration.canvas_graph import canvas_arrays
 from skyloom.ops.integration.integrate import (
     canvas_of,
     frame_digests,
+    graph_token,
+    lazy_solution,
     noise_factor,
     options_of,
     reaching,
-    solution_task,
+    units_of,
 )
 from skyloom.ops.integration.kernels import Resampling
 from skyloom.ops.integration.masked import frame_masks
 from skyloom.ops.integration.overlaps import Piece, frame_specs, index_frames
 from skyloom.ops.integration.rejection import Method
 from skyloom.ops.integration.tiles import Options, widen
-from skyloom.ops.integration.weights import Weighting, keyword_values, measures_needed, measures_of
+from skyloom.ops.integration.weights import Weighting
 from skyloom.ops.normalization.panels import MOST_PANELS, panels
 from skyloom.ops.registry import Cost, Param, register
 from skyloom.ops.unit_keys import digest
@@ -254,14 +255,11 @@ def blend(
     panel = frame_panels(session, grid, reaching(pieces))
     for key, found in around.items():
         _rows(grid, key, found, panel, options, levels, masked=artifacts is not None)
-    measures: dict[str, Any] = measures_of(session, approval, measures_needed(weighting, weight_rule))
-    if weighting == "keyword":
-        measures["keyword"] = keyword_values(session, reaching(pieces), weight_rule)
-    dependencies, gathering = solution_task(session, registration, normalization, options, weight_rule, measures)
-    token = tokenize(
-        [session[v].values.tolist() for v in ("frame", "name", "source", "wcs", "height", "width", "band")],
-        grid, sorted(pieces), repr(options), levels, [a.name for a in dependencies], repr(gathering[1:]),
-        None if artifacts is None else tokenize(artifacts["mask"].data),
+    dependencies, gathering = lazy_solution(
+        session, registration, normalization, approval, pieces, options, weight_rule
+    )  # fmt: skip
+    token = graph_token(
+        session, artifacts, dependencies, gathering, grid, sorted(pieces), repr(options), levels,
     )  # fmt: skip
     masks = frame_masks(session, grid, artifacts)
 
@@ -274,10 +272,9 @@ def blend(
         "blend", token, grid, len(bands), around, work=blend_tile, spec=tile_spec,
         solution=gathering, dependencies=dependencies,
     )  # fmt: skip
-    units = {str(u) for u in session["units"].values} - {""}
     attrs = {
         **grid.to_attrs(),
-        "units": units.pop() if len(units) == 1 else "adu",
+        "units": units_of(session),
         "kernel_noise_factor": round(noise_factor(pieces, resampling), 4),
         "blended": 1,
     }

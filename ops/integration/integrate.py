@@ -325,17 +325,10 @@ def integrate(
             grid, key[1:], found, options.task_memory, options.source_bytes, options.rejection, combination,
             artifacts is not None,
         )  # fmt: skip
-    measures: dict[str, Any] = measures_of(session, approval, measures_needed(weighting, weight_rule))
-    if weighting == "keyword":
-        measures["keyword"] = keyword_values(session, reaching(pieces), weight_rule)
-    dependencies, gathering = solution_task(
-        session, registration, normalization, options, weight_rule, measures
+    dependencies, gathering = lazy_solution(
+        session, registration, normalization, approval, pieces, options, weight_rule
     )  # fmt: skip
-    token = tokenize(
-        [session[v].values.tolist() for v in ("frame", "name", "source", "wcs", "height", "width", "band")],
-        grid, sorted(pieces), repr(options), [a.name for a in dependencies], repr(gathering[1:]),
-        None if artifacts is None else tokenize(artifacts["mask"].data),
-    )  # fmt: skip
+    token = graph_token(session, artifacts, dependencies, gathering, grid, sorted(pieces), repr(options))
 
     masks = frame_masks(session, grid, artifacts)
 
@@ -348,10 +341,9 @@ def integrate(
         "integrate", token, grid, len(bands), pieces, work=integrate_tile, spec=tile_spec,
         solution=gathering, dependencies=dependencies,
     )  # fmt: skip
-    units = {str(u) for u in session["units"].values} - {""}
     attrs = {
         **grid.to_attrs(),
-        "units": units.pop() if len(units) == 1 else "adu",
+        "units": units_of(session),
         "kernel_noise_factor": round(noise_factor(pieces, resampling), 4),
     }
     return xr.Dataset(variables, coords={"band": np.asarray(bands, dtype=str)}, attrs=attrs)
@@ -365,6 +357,45 @@ def noise_factor(pieces: Mapping[tuple[int, int, int], Sequence[Piece]], resampl
         total += piece.area * kernel_noise_factor(kernel, piece.jacobian if kernel == "area" else 1.0)
         area += piece.area
     return total / area if area else kernel_noise_factor()
+
+
+def units_of(session: xr.Dataset) -> str:
+    """Units of the frames' pixels, adu where they differ or do not say."""
+    units = {str(u) for u in session["units"].values} - {""}
+    return units.pop() if len(units) == 1 else "adu"
+
+
+def graph_token(
+    session: xr.Dataset,
+    artifacts: xr.Dataset | None,
+    dependencies: Sequence[Any],
+    gathering: tuple[Any, ...],
+    *more: Any,
+) -> str:
+    """Token of all that tiles are made from: frames, masks, what is solved, and what else there is."""
+    columns = ("frame", "name", "source", "wcs", "height", "width", "band")
+    return str(
+        tokenize(
+            [session[v].values.tolist() for v in columns], [a.name for a in dependencies], repr(gathering[1:]),
+            None if artifacts is None else tokenize(artifacts["mask"].data), *more,
+        )
+    )  # fmt: skip
+
+
+def lazy_solution(
+    session: xr.Dataset,
+    registration: xr.Dataset,
+    normalization: xr.Dataset,
+    approval: xr.Dataset | None,
+    pieces: Mapping[tuple[int, int, int], Sequence[Piece]],
+    options: Options,
+    rule: str,
+) -> tuple[list[Any], tuple[Any, ...]]:
+    """Dask arrays needed, and the task that gathers from them all that is solved and measured of the frames."""
+    measures: dict[str, Any] = measures_of(session, approval, measures_needed(options.weighting, rule))
+    if options.weighting == "keyword":
+        measures["keyword"] = keyword_values(session, reaching(pieces), rule)
+    return solution_task(session, registration, normalization, options, rule, measures)
 
 
 def solution_task(
