@@ -30,7 +30,8 @@ def build(project: Path, *, side: int, tile: int, channels: int, linear: bool) -
     from astropy.wcs import WCS
 
     from skyloom.ops.grid import Grid, wcs_header
-    from skyloom.workflows.store import Layout, Store
+    from skyloom.workflows.layout import Layout
+    from skyloom.workflows.store import Store
 
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]

@@ -36,7 +36,8 @@ from skyloom.ops.calibration.strips import STRIP
 from skyloom.ops.frames import open_source
 from skyloom.ops.registry import get_op
 from skyloom.ops.session.ingest import ingest
-from skyloom.workflows.store import Layout, Store
+from skyloom.workflows.layout import Layout
+from skyloom.workflows.store import Store
 
 
 def write_frames(folder: Path, *, size: int, frames: int) -> None:

@@ -23,8 +23,9 @@ import xarray as xr
 from astropy.wcs import WCS
 
 from skyloom.ops.grid import Grid, wcs_header
+from skyloom.workflows.layout import Layout
 from skyloom.workflows.pyramid import pyramid
-from skyloom.workflows.store import Layout, Store
+from skyloom.workflows.store import Store
 
 TILE = 1024
 VARIANTS = 12

@@ -22,9 +22,10 @@ from skyloom.ops.registry import FILES, Cost
 from skyloom.workflows.evaluate import Step, evaluate_node, is_session
 from skyloom.workflows.graph import Node, Workflow
 from skyloom.workflows.kept_solution import changes, could_stay, foreseen
+from skyloom.workflows.layout import Layout
 from skyloom.workflows.machine import BASE_BYTES, available_memory, format_bytes, format_seconds
 from skyloom.workflows.reuse import Donor, reusable, unit_keys
-from skyloom.workflows.store import Layout, Store
+from skyloom.workflows.store import Store
 from skyloom.workflows.unpack import frame_bytes, packed_frames
 
 TASK_MEMORY = "task_memory"

@@ -25,7 +25,8 @@ from skyloom.ops.errors import ConfigError, NotYetKnown
 from skyloom.ops.unit_keys import digest
 from skyloom.workflows.graph import Node
 from skyloom.workflows.journal import UnitRecord
-from skyloom.workflows.store import Store, UnitWriter, VariableLayout, disk_errors
+from skyloom.workflows.layout import VariableLayout
+from skyloom.workflows.store import Store, UnitWriter, disk_errors
 
 BATCH_UNITS = 64
 BATCH_BYTES = 64e6

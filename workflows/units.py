@@ -19,9 +19,10 @@ from skyloom.ops.blocks import Tasks
 from skyloom.ops.errors import CapacityError, ClusterError, DataError, SkyloomError, prefixed
 from skyloom.ops.registry import Lasting
 from skyloom.workflows.journal import UnitRecord
+from skyloom.workflows.layout import Layout
 from skyloom.workflows.machine import peak_memory, release_memory
 from skyloom.workflows.source_hash import source_id
-from skyloom.workflows.store import Layout, UnitWriter
+from skyloom.workflows.store import UnitWriter
 from skyloom.workflows.stored import DamagedResult
 
 ATTEMPTS = 3

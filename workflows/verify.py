@@ -9,8 +9,9 @@ import xarray as xr
 from skyloom.ops.registry import get_op
 from skyloom.workflows.evaluate import Step
 from skyloom.workflows.journal import UnitRecord
+from skyloom.workflows.layout import Layout
 from skyloom.workflows.machine import count
-from skyloom.workflows.store import Layout, Store, UnitWriter, disk_errors
+from skyloom.workflows.store import Store, UnitWriter, disk_errors
 from skyloom.workflows.stored import DamagedResult
 
 RECENT_SECONDS = 60.0

@@ -20,9 +20,10 @@ from skyloom.ops.grid import Grid, wcs_header
 from skyloom.ops.pyramid import block_mean
 from skyloom.workflows import pyramid as pyramid_module
 from skyloom.workflows.graph import Workflow
+from skyloom.workflows.layout import Layout
 from skyloom.workflows.pyramid import level_shapes, open_levels, pyramid
 from skyloom.workflows.runner import run_workflow
-from skyloom.workflows.store import Layout, Store
+from skyloom.workflows.store import Store
 
 
 def image_of(pixels: NDArray[np.float32], *, tile: int, lead: str, linear: bool) -> xr.Dataset:

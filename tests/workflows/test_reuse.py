@@ -25,12 +25,13 @@ from skyloom.ops.measurement import measure as measuring
 from skyloom.workflows import reuse, runner
 from skyloom.workflows import store as storing
 from skyloom.workflows.graph import Workflow
+from skyloom.workflows.layout import Layout
 from skyloom.workflows.plan import make_plan
 from skyloom.workflows.progress import Silent
 from skyloom.workflows.runner import RunReport, run_workflow
 from skyloom.workflows.simulate import raw_options, session_from_options, simulate_session
 from skyloom.workflows.status import project_status
-from skyloom.workflows.store import Layout, Store, UnitWriter
+from skyloom.workflows.store import Store, UnitWriter
 from skyloom.workflows.tables import plan_tables
 
 WORKFLOW = Workflow.build(

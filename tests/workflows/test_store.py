@@ -18,7 +18,8 @@ import zarr
 from skyloom.ops.arrays import array_spec
 from skyloom.ops.errors import ConfigError, DataError
 from skyloom.ops.frames import open_source
-from skyloom.workflows.store import Layout, Store
+from skyloom.workflows.layout import Layout
+from skyloom.workflows.store import Store
 
 RNG = np.random.default_rng(5)
 IMAGE = RNG.normal(size=(1, 700, 1100)).astype(np.float32)

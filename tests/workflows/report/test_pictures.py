@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from skyloom.ops.grid import Grid
 from skyloom.ops.stretch import Stretch, autostretch
+from skyloom.workflows.layout import Layout
 from skyloom.workflows.pyramid import pyramid
 from skyloom.workflows.report import pictures
 from skyloom.workflows.report.picture_section import linked_stretch
 from skyloom.workflows.report.pictures import COLUMNS, ROWS, Small, colour_map, shrink, small_plane
-from skyloom.workflows.store import Layout, Store
+from skyloom.workflows.store import Store
 
 Decode = Callable[[str], NDArray[np.uint8]]
 

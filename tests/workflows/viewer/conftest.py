@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from skyloom.ops.grid import Grid, wcs_header
 from skyloom.workflows.cli import main
+from skyloom.workflows.layout import Layout
 from skyloom.workflows.pyramid import pyramid
 from skyloom.workflows.simulate import simulate_from_options
-from skyloom.workflows.store import Layout, Store
+from skyloom.workflows.store import Store
 from skyloom.workflows.viewer.command import open_server
 from skyloom.workflows.viewer.server import Server
 from skyloom.workflows.viewer.tiles import Tiles
