@@ -140,7 +140,13 @@ def main() -> None:
     limit = parse_bytes(options.memory)
     folder = options.keep or Path(tempfile.mkdtemp(prefix="colour-"))
     if options.inside:
-        run(folder, side=options.side, memory=limit, formats=options.formats.split(","), iterations=options.iterations)
+        run(
+            folder,
+            side=options.side,
+            memory=limit,
+            formats=options.formats.split(","),
+            iterations=options.iterations,
+        )
         return
     command = [sys.executable, __file__, "--inside", "--keep", str(folder), "--side", str(options.side)]
     command += ["--memory", options.memory, "--formats", options.formats]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import socket
@@ -11,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from skyloom.ops.errors import ConfigError
@@ -166,30 +167,24 @@ def _busy(project: object, owner: Owner | None) -> Busy:
 @contextmanager
 def _held_file(project: Path) -> Iterator[str]:
     path = project / f"{NAME}.held"
+    # Two threads of a process are two holders.
+    mine = replace(Owner.me(), since=time.time_ns() / 1e9).to_json()
     note = ""
     while True:
-        try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(Owner.me().to_json())
+        with suppress(FileExistsError), path.open("x", encoding="utf-8") as file:
+            file.write(mine)
             break
-        except FileExistsError:
-            try:
-                text = path.read_text(encoding="utf-8")
-                owner = Owner.parse(text)
-                silent = _now(project) - path.stat().st_mtime
-            except FileNotFoundError:
-                continue
-            if silent < SILENT_SECONDS and (owner is None or not owner.gone()):
-                raise _busy(project, owner) from None
+        try:
+            text = path.read_text(encoding="utf-8")
+            silent = _now(project) - path.stat().st_mtime
+        except FileNotFoundError:
+            continue
+        owner = Owner.parse(text)
+        if silent < SILENT_SECONDS and (owner is None or not owner.gone()):
+            raise _busy(project, owner) from None
+        if _take_over(path, stale=text, mine=mine):
             note = left_behind(owner) if owner is not None else ""
-            # Of several that find it stale one moves it away; who comes later may have got hold of a fresh one.
-            mine = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
-            with suppress(FileNotFoundError):
-                path.rename(mine)
-                fresh = mine.read_text(encoding="utf-8") != text
-                if fresh:
-                    os.link(mine, path)
-                mine.unlink()
+            break
     done = threading.Event()
 
     def beat() -> None:
@@ -202,12 +197,43 @@ def _held_file(project: Path) -> Iterator[str]:
         yield note
     finally:
         done.set()
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            # One that was silent for too long finds another in its place.
+            if path.read_text(encoding="utf-8") == mine:
+                path.unlink()
+
+
+def _take_over(path: Path, *, stale: str, mine: str) -> bool:
+    """Put this run in a dead one's place, unless another does.
+
+    The place is never empty meanwhile, or a third would find it free: whoever makes the claim on this very holder
+    looks once more and writes over it.
+    """
+    claim = path.with_name(f"{path.name}.{hashlib.sha256(stale.encode()).hexdigest()[:16]}")
+    try:
+        with claim.open("x", encoding="utf-8") as file:
+            file.write(mine)
+    except FileExistsError:
+        with suppress(FileNotFoundError):
+            if _now(path.parent) - claim.stat().st_mtime > SILENT_SECONDS:
+                raise Busy(
+                    f"project {path.parent}: a run died as it took the project over from one that died before; "
+                    f"remove {claim}"
+                ) from None
+        time.sleep(0.01)
+        return False
+    with suppress(FileNotFoundError):
+        if path.read_text(encoding="utf-8") == stale:
+            # The claim becomes the holder's file.
+            claim.replace(path)
+            return True
+    claim.unlink(missing_ok=True)
+    return False
 
 
 def _now(project: Path) -> float:
     """Time by the clock of whoever keeps the files, which stamps them."""
-    probe = project / f"{NAME}.now.{os.getpid()}"
+    probe = project / f"{NAME}.now.{os.getpid()}.{threading.get_ident()}"
     probe.touch()
     try:
         return probe.stat().st_mtime

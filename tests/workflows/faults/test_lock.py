@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,22 +119,63 @@ def test_a_holder_shows_that_it_lives(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("no_locks")
-def test_of_many_that_come_at_once_one_gets_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("attempt", range(20))
+def test_of_many_that_come_at_once_one_gets_it(tmp_path: Path, attempt: int) -> None:
     held(tmp_path, replace(Owner.me(), boot="another"))
-    got, together, done = [], threading.Barrier(8), threading.Barrier(8)
+    together, done = threading.Barrier(8, timeout=60), threading.Barrier(8, timeout=60)
 
-    def come() -> None:
+    def come(number: int) -> str:
         together.wait()
         try:
-            with lock(tmp_path):
-                got.append(1)
+            with lock(tmp_path) as note:
                 done.wait()
+                return note
         except Busy:
             done.wait()
+            return ""
 
-    threads = [threading.Thread(target=come) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert got == [1]
+    with ThreadPoolExecutor(8) as pool:
+        notes = [n for n in pool.map(come, range(8)) if n]
+    assert len(notes) == 1
+    assert "did not end by itself" in notes[0]
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_who_takes_over_leaves_no_moment_without_a_holder(tmp_path: Path) -> None:
+    """One that read the dead holder's file before another took over finds the living one, and nobody slips in."""
+    dead = held(tmp_path, replace(Owner.me(), boot="another")).read_text()
+    with lock(tmp_path):
+        path = tmp_path / ".lock.held"
+        kept = path.read_text()
+        assert not locks._take_over(path, stale=dead, mine="late")
+        assert path.read_text() == kept
+        assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", ".lock.held"]
+    assert not path.exists()
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_a_run_that_died_taking_over_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*arguments: Any) -> None:
+        raise SystemExit
+
+    held(tmp_path, replace(Owner.me(), boot="another"))
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "replace", die)
+        with pytest.raises(SystemExit), lock(tmp_path):
+            pass
+    (claim,) = tmp_path.glob(".lock.held.*")
+    os.utime(claim, (1.0, 1.0))
+    with pytest.raises(Busy, match=f"remove {claim}"), lock(tmp_path):
+        pass
+    claim.unlink()
+    with lock(tmp_path) as note:
+        assert "started anew" in note
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_one_that_was_silent_for_too_long_leaves_its_successor_alone(tmp_path: Path) -> None:
+    path = tmp_path / ".lock.held"
+    with lock(tmp_path):
+        path.write_text("of the successor")
+    assert path.read_text() == "of the successor"
