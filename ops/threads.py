@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,3 +25,18 @@ def one_blas_thread(function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **kwargs)
 
     return limited
+
+
+def blas_kernels() -> str:
+    """Which BLAS sums here and for which kind of processor, such as "openblas 0.3.30 Haswell".
+
+    Kernels for other processors add in another order, so the last bits of what they solve differ.
+    """
+    import scipy.linalg  # noqa: F401  # has a BLAS of its own, loaded with it
+
+    found = {
+        " ".join(str(i[k]) for k in ("internal_api", "version", "architecture") if i.get(k))
+        for i in threadpool_info()
+        if i["user_api"] == "blas"
+    }
+    return ", ".join(sorted(found))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from dask import config
 
 from skyloom.ops.errors import ClusterError, ConfigError
 from skyloom.workflows.machine import available_memory, format_bytes, format_seconds, parse_bytes
@@ -184,7 +185,9 @@ def deploy(spec: ClusterSpec) -> Any:
             f"cluster {spec.kind}: {missing.name} is not installed; pip install 'skyloom[{spec.kind}]'"
         ) from missing
     try:
-        return kind(**spec.arguments())
+        # SSHCluster hands dask's configuration on as JSON; a scheduler set as a function would not go into it.
+        with config.set(scheduler="synchronous"):
+            return kind(**spec.arguments())
     except (TypeError, ValueError) as wrong:
         raise ConfigError(f"cluster {spec.kind}: {wrong}") from wrong
     except Exception as failure:

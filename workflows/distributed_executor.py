@@ -12,6 +12,7 @@ from typing import Any
 from distributed import Client, KilledWorker
 
 from skyloom.ops.errors import CapacityError, ClusterError
+from skyloom.ops.threads import blas_kernels
 from skyloom.workflows.schedulers import Remote, Scheduler
 from skyloom.workflows.source_hash import source_id
 
@@ -137,6 +138,7 @@ def cluster_scheduler(client: Client) -> Scheduler:
     if threads == 0:
         raise ClusterError(f"the dask scheduler at {_address(client)} has no worker; start some first")
     check_same_source(client.run(_source_there, on_error="return"))
+    other = other_sums(client.run(_sums_there, on_error="ignore"))
     found = client.scheduler_info(n_workers=-1)["workers"].values()
     limits = [(float(w["memory_limit"]), int(w["nthreads"])) for w in found if w.get("memory_limit")]
     memory, at_a_time = min(limits, key=lambda limit: limit[0] / limit[1], default=(None, 1))
@@ -150,12 +152,18 @@ def cluster_scheduler(client: Client) -> Scheduler:
         memory=memory,
         threads=at_a_time,
         dashboard=str(client.dashboard_link or ""),
+        notes=(other,) if other else (),
     )
 
 
 def _source_there() -> str:
     """What a worker runs."""
     return source_id()
+
+
+def _sums_there() -> str:
+    """How a worker adds."""
+    return blas_kernels()
 
 
 def check_same_source(found: dict[str, Any]) -> None:
@@ -175,6 +183,26 @@ def check_same_source(found: dict[str, Any]) -> None:
             f"{len(others)} of {len(found)} workers do not run the skyloom that is here ({here}): {address} "
             f"{said}; install the same there and start the workers anew"
         )
+
+
+def other_sums(found: dict[str, str]) -> str:
+    """What to tell of workers whose BLAS adds in another order than the one here, "" for nothing.
+
+    Parameters
+    ----------
+    found
+        Address → what the worker says of its BLAS.
+    """
+    here = blas_kernels()
+    others = {address: told for address, told in found.items() if told != here}
+    if not others:
+        return ""
+    address, told = next(iter(others.items()))
+    return (
+        f"{len(others)} of {len(found)} workers have another BLAS ({address}: {told}) than is here ({here}): "
+        "registration and normalization may differ in their last bits; for the same bits set OPENBLAS_CORETYPE "
+        "alike on all"
+    )
 
 
 def _in_words(problem: BaseException) -> BaseException:

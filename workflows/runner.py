@@ -177,7 +177,7 @@ class Run:
             self.reporter.message(f"{self.scheduler.name}: {count(self.scheduler.workers, 'task')} at a time")
         if self.scheduler.dashboard:
             self.reporter.message(f"dashboard of dask: {self.scheduler.dashboard}")
-        for note in self.plan.notes:
+        for note in (*self.scheduler.notes, *self.plan.notes):
             self.reporter.message(note)
         try:
             done = self._run_nodes()

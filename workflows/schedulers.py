@@ -108,6 +108,8 @@ class Scheduler:
     """Tasks at a time of that worker."""
     dashboard: str = ""
     """Address of the page that shows what the cluster does."""
+    notes: tuple[str, ...] = ()
+    """What the run should tell of it."""
 
     def lost(self) -> str:
         """What is amiss with the cluster now, "" for nothing."""

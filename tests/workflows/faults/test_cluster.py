@@ -21,7 +21,8 @@ import numpy as np
 import pytest
 
 from skyloom.ops.errors import CapacityError, ClusterError
-from skyloom.workflows import clusters, driving, source_hash
+from skyloom.ops.threads import blas_kernels
+from skyloom.workflows import clusters, distributed_executor, driving, source_hash
 from skyloom.workflows.clusters import ClusterSpec
 from skyloom.workflows.progress import Silent
 from skyloom.workflows.runner import run_workflow
@@ -226,6 +227,17 @@ def test_workers_that_run_another_skyloom_are_refused(
         ClusterError, match=r"the worker tcp://.* runs skyloom .*here is 0.0\+other; install the same"
     ):
         run(faults, cluster)
+
+
+def test_workers_with_another_blas_are_told_of(faults: Any, cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their last bits differ, which nobody would find out later."""
+    assert distributed_executor.other_sums({"tcp://one": blas_kernels()}) == ""
+    assert not any("BLAS" in t for t in run(faults, cluster))
+    monkeypatch.setattr(distributed_executor, "blas_kernels", lambda: "openblas 0.1 Abacus")
+    (note,) = (t for t in run(faults, cluster) if "BLAS" in t)
+    assert note.startswith("2 of 2 workers have another BLAS (tcp://127.0.0.1:")
+    assert "openblas 0.1 Abacus" in note
+    assert "OPENBLAS_CORETYPE" in note
 
 
 def test_a_cluster_of_its_own_killed_in_the_middle(faults: Any) -> None:
