@@ -21,6 +21,7 @@ from skyloom.ops.frames import open_source
 from skyloom.ops.grid import POINTED, Grid, pixel_to_sky
 from skyloom.ops.pyramid import block_mean
 from skyloom.ops.registry import Cost, Param, register, suggest
+from skyloom.workflows.ahead import AHEAD, ahead
 from skyloom.workflows.export_colour import (
     Picture,
     check_formats,
@@ -107,8 +108,11 @@ class Plane:
         """(first row, pixels) of strips of full width; `top_first` runs from the last row down."""
         starts = range(0, self.shape[0], rows)
         source = open_source(self.source)
-        for start in reversed(starts) if top_first else starts:
-            yield start, source.read(slice(start, min(start + rows, self.shape[0])), slice(0, self.shape[1]))
+
+        def read(start: int) -> tuple[int, NDArray[Any]]:
+            return start, source.read(slice(start, min(start + rows, self.shape[0])), slice(0, self.shape[1]))
+
+        yield from ahead(read, reversed(starts) if top_first else starts)
 
     def small(self, factor: int) -> NDArray[np.float32]:
         """Mean over blocks of `factor` pixels, read strip by strip."""
@@ -385,9 +389,9 @@ def _export_cost(image: xr.Dataset, *, formats: list[str], max_side: int, **para
     size = {"fits": 12.0, "tiff": 2.0, "png": 0.5, "jpeg": 0.2, "xisf": 4.0}
     written = bands * pixels * sum(size.get(f, 0.0) for f in formats)
     small = min(pixels, float(max_side) ** 2)
-    memory = STRIP * image.sizes["x"] * 4 * 8 + small * (16 if {"png", "jpeg"} & set(formats) else 0)
+    memory = STRIP * image.sizes["x"] * 4 * (8 + AHEAD) + small * (16 if {"png", "jpeg"} & set(formats) else 0)
     if "channel" in image.dims:
-        memory = STRIP * image.sizes["x"] * bands * 8 * 6
+        memory = STRIP * image.sizes["x"] * bands * 4 * (12 + 2 * AHEAD)
     return Cost(
         work=np.array(bands * pixels / 1e6 * len(formats)),
         read=np.array(written),

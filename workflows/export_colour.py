@@ -19,6 +19,7 @@ from skyloom.ops.arrays import array_spec
 from skyloom.ops.errors import ConfigError
 from skyloom.ops.frames import open_source
 from skyloom.ops.pyramid import block_mean
+from skyloom.workflows.ahead import ahead
 from skyloom.workflows.icc import profile_of
 
 STRIP = 256
@@ -55,10 +56,13 @@ class Picture:
         """Pixels of strips of full width, shape (channels, rows, columns)."""
         starts = range(0, self.shape[1], rows)
         opened = [open_source(s) for s in self.sources]
-        for start in reversed(starts) if top_first else starts:
+
+        def read(start: int) -> NDArray[Any]:
             window = slice(start, min(start + rows, self.shape[1])), slice(0, self.shape[2])
             pixels = np.stack([source.read(*window) for source in opened])
-            yield pixels[:, ::-1] if top_first else pixels
+            return pixels[:, ::-1] if top_first else pixels
+
+        yield from ahead(read, reversed(starts) if top_first else starts)
 
     def shown(self, depth: Depth, *, factor: int = 1) -> Iterator[NDArray[Any]]:
         """Rows of integers from the top, shape (rows, columns, channels): 1 … 2^depth - 1, 0 = no data."""
