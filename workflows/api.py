@@ -13,6 +13,7 @@ from typing import Any
 
 from skyloom.workflows.evaluate import Results, open_workflow
 from skyloom.workflows.graph import Workflow
+from skyloom.workflows.places import Place
 from skyloom.workflows.plan import Plan, make_plan
 from skyloom.workflows.progress import Reporter, reporter
 from skyloom.workflows.project import Project
@@ -41,7 +42,7 @@ def plan(
     workflow: Workflow | str,
     files: Files,
     *,
-    project: str | Path | None = None,
+    project: str | Place | None = None,
     settings: Mapping[str, Any] | None = None,
     memory: float | None = None,
     workers: int | None = None,
@@ -77,7 +78,7 @@ def plan(
 def run(
     workflow: Workflow | str,
     files: Files,
-    project: str | Path,
+    project: str | Place,
     *,
     settings: Mapping[str, Any] | None = None,
     scheduler: Any = "threads",

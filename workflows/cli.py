@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,11 +79,12 @@ def _take_back(problem: SkyloomError) -> None:
     module = sys.modules.get("skyloom.workflows.stored")
     if module is None or not isinstance(problem, module.DamagedResult):
         return
+    from skyloom.workflows.places import place
     from skyloom.workflows.store import Store
 
     # A project that cannot be written to cannot be mended either.
     with suppress(SkyloomError, OSError):
-        Store(Path(problem.root).parent).take_back(problem)
+        Store(place(problem.root).parent).take_back(problem)
 
 
 def command_parser() -> argparse.ArgumentParser:
@@ -500,10 +501,10 @@ def _status(options: argparse.Namespace) -> int:
     from skyloom.workflows.status import open_project, project_status, still_to_do
     from skyloom.workflows.verify import check_results
 
-    checked = check_results(open_project(Path(options.project))) if options.check else []
-    rows, left_out = project_status(Path(options.project))
-    lines = quality(open_project(Path(options.project)))
-    to_do = still_to_do(Path(options.project), options.files) if options.files else []
+    checked = check_results(open_project(options.project)) if options.check else []
+    rows, left_out = project_status(options.project)
+    lines = quality(open_project(options.project))
+    to_do = still_to_do(options.project, options.files) if options.files else []
     if options.json:
         told = {"nodes": rows, "left_out": left_out, "quality": lines, "to_do": to_do, "checked": checked}
         print(json.dumps(told, indent=2))
@@ -520,7 +521,7 @@ def _pixel(options: argparse.Namespace) -> int:
     if len(numbers) != (0 if options.radec else 2):
         raise ConfigError("say where: X and Y (pixels from 0), or --radec")
     answer = pixel_answer(
-        Path(options.project),
+        options.project,
         place=(options.x, options.y) if numbers else None,
         target=options.radec,
         node=options.node,
@@ -537,7 +538,7 @@ def _report(options: argparse.Namespace) -> int:
     with _loading():
         from skyloom.workflows.report.page import write_report
 
-    print(write_report(Path(options.project)))
+    print(write_report(options.project))
     return 0
 
 
@@ -545,36 +546,43 @@ def _view(options: argparse.Namespace) -> int:
     with _loading():
         from skyloom.workflows.viewer.command import open_server, serve
 
-    server = open_server(Path(options.project), node=options.node, port=options.port)
+    server = open_server(options.project, node=options.node, port=options.port)
     serve(server, browser=not options.no_browser)
     return 0
 
 
 def _export(options: argparse.Namespace) -> int:
     from skyloom.workflows.export import export_file
+    from skyloom.workflows.places import as_folder, place
     from skyloom.workflows.status import open_project
 
-    store = open_project(Path(options.project))
-    path = Path(options.file)
-    export_file(
-        store.open(options.node),
-        path,
-        variable=options.variable,
-        band=options.band,
-        max_side=options.max_side,
-        depth=options.depth,
-    )
-    print(path)
+    store = open_project(options.project)
+    target = place(options.file)
+    if isinstance(target, Path):
+        where: Any = nullcontext((target.parent, None))
+    else:
+        where = as_folder(target.parent)
+    with where as (folder, _):
+        export_file(
+            store.open(options.node),
+            folder / target.name,
+            variable=options.variable,
+            band=options.band,
+            max_side=options.max_side,
+            depth=options.depth,
+        )
+    print(target)
     return 0
 
 
 def _hips(options: argparse.Namespace) -> int:
     from skyloom.workflows.hips import write_hips
+    from skyloom.workflows.places import local
     from skyloom.workflows.status import open_project
 
-    folder = Path(options.folder)
+    folder = local(options.folder, "a HiPS")
     write_hips(
-        open_project(Path(options.project)).open(options.node),
+        open_project(options.project).open(options.node),
         folder,
         variable=options.variable,
         band=options.band,
@@ -597,6 +605,7 @@ def _completion(options: argparse.Namespace) -> int:
 
 
 def _simulate(options: argparse.Namespace) -> int:
+    from skyloom.workflows.places import local
     from skyloom.workflows.progress import reporter
     from skyloom.workflows.simulate import (
         image_size,
@@ -607,6 +616,7 @@ def _simulate(options: argparse.Namespace) -> int:
         write_session,
     )
 
+    folder = local(options.folder, "a simulated session")
     session = session_from_options(
         panels=options.panels,
         frames=options.frames,
@@ -641,24 +651,25 @@ def _simulate(options: argparse.Namespace) -> int:
         bad=options.bad,
     )
     if options.lazy:
-        path = write_session(Path(options.folder), session)
+        path = write_session(folder, session)
         print(f"{len(session)} frames in {path}, the truth in {path.parent / 'truth.json'}")
         return 0
     shown = reporter()
     try:
-        paths = simulate_and_report(Path(options.folder), session, shown)
+        paths = simulate_and_report(folder, session, shown)
     finally:
         shown.close()
-    print(f"{len(paths)} frames in {options.folder}, the truth in {Path(options.folder) / 'truth.json'}")
+    print(f"{len(paths)} frames in {options.folder}, the truth in {folder / 'truth.json'}")
     return 0
 
 
 def _demo(options: argparse.Namespace) -> int:
     from skyloom.workflows import tables
     from skyloom.workflows.demo import run_demo
+    from skyloom.workflows.places import local
     from skyloom.workflows.progress import reporter
 
-    report, picture = run_demo(Path(options.output), seed=options.seed, reporter=reporter())
+    report, picture = run_demo(local(options.output, "the demo"), seed=options.seed, reporter=reporter())
     _print(*tables.run_tables(report))
     print(f"The picture: {picture}")
     return 0

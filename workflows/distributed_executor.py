@@ -6,13 +6,13 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from distributed import Client, KilledWorker
 
 from skyloom.ops.errors import CapacityError, ClusterError
 from skyloom.ops.threads import blas_kernels
+from skyloom.workflows.places import is_there, place
 from skyloom.workflows.schedulers import Remote, Scheduler
 from skyloom.workflows.source_hash import source_id
 
@@ -24,7 +24,7 @@ RESTART_SECONDS = 60
 
 def sees(path: str) -> bool:
     """Whether a path is there, on the worker this runs on."""
-    return Path(path).exists()
+    return is_there(place(path))
 
 
 class WorkersDied(CapacityError):

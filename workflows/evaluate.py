@@ -17,6 +17,7 @@ from skyloom.ops.registry import FILES
 from skyloom.workflows.graph import Node, Workflow
 from skyloom.workflows.kept_images import by_content
 from skyloom.workflows.kept_solution import EARLIER, with_solution
+from skyloom.workflows.places import Place
 from skyloom.workflows.store import Store
 from skyloom.workflows.stored import DamagedResult
 from skyloom.workflows.unpack import unpacked
@@ -181,7 +182,7 @@ class Results(Mapping[str, xr.Dataset]):
 
 
 def open_workflow(
-    workflow: Workflow | str, files: Sequence[str | Path] | str | Path, *, project: str | Path | None = None
+    workflow: Workflow | str, files: Sequence[str | Path] | str | Path, *, project: str | Place | None = None
 ) -> Results:
     """Open every node of a workflow lazily, without running it.
 

@@ -8,6 +8,7 @@ between nodes and while they run; only where something was done to a file is its
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,14 +19,16 @@ import xarray as xr
 from skyloom.ops.errors import DataError
 from skyloom.ops.formats.examine import examine
 from skyloom.ops.formats.frame_file import UnusableFile
+from skyloom.ops.objects import ObjectPath, ObjectState, is_address
 
 READERS = 8
 """Threads that look: on a network the waiting overlaps."""
 NAMED = 3
 """Files that are named in a message."""
 
-State = tuple[int, int, int, int]
-"""Size, time of the last change of content, of the last change of anything (ns), and number of the file."""
+State = tuple[int, int, int, int] | ObjectState
+"""Size, time of the last change of content, of the last change of anything (ns), and number of the file; of an
+object size, time and tag, which another content changes."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,16 @@ class Inputs:
 
     def _look(self, file: Input) -> str:
         """What became of a file; "" where it is as it was."""
+        facts: os.stat_result | ObjectState
         try:
-            facts = Path(file.path).stat()
+            if is_address(file.path):
+                facts = ObjectPath.of(file.path).stat()
+                state: State = facts
+            else:
+                facts = Path(file.path).stat()
+                state = (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
         except OSError as failure:
             return f"gone ({failure.strerror})"
-        state = (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
         if facts.st_size != file.size:
             return f"{facts.st_size} bytes, it had {file.size}"
         touched = facts.st_mtime_ns != file.mtime_ns

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+
+from skyloom.workflows.lines import lines_of
+from skyloom.workflows.places import Place
 
 
 @dataclass(frozen=True)
@@ -31,23 +32,31 @@ class UnitRecord:
 
 
 class Journal:
-    """Append-only file of the finished units of one node's result, as JSON lines."""
+    """Finished units of one node's result as JSON lines, which are only ever added to.
 
-    def __init__(self, path: Path) -> None:
+    In an object store lines are kept back for some seconds; `writing` sees to it that none is forgotten.
+    """
+
+    def __init__(self, path: Place) -> None:
         self.path = path
+        self._lines = lines_of(path)
 
     def read(self) -> dict[tuple[int, ...], UnitRecord]:
         """Finished units in the order they were finished; a line torn by a crash is ignored."""
+        return self.replay()[0]
+
+    def replay(self) -> tuple[dict[tuple[int, ...], UnitRecord], set[tuple[int, ...]]]:
+        """Finished units as `read` has them, and those that were taken back and not finished since."""
         records: dict[tuple[int, ...], UnitRecord] = {}
-        if not self.path.exists():
-            return records
-        for line in self.path.read_bytes().splitlines():
+        voided: set[tuple[int, ...]] = set()
+        for line in self._lines.read().splitlines():
             try:
                 entry = json.loads(line)
                 unit = tuple(int(i) for i in entry["unit"])
                 # The last word on a unit counts, and stands where it was said.
                 if entry.get("void"):
                     records.pop(unit, None)
+                    voided.add(unit)
                     continue
                 record = UnitRecord(
                     unit,
@@ -62,46 +71,30 @@ class Journal:
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue
             records.pop(unit, None)
+            voided.discard(unit)
             records[unit] = record
-        return records
+        return records, voided
 
     def append(self, records: Iterable[UnitRecord]) -> None:
         """Add records and see them to the disk."""
-        append_lines(self.path, (asdict(record) for record in records), durable=True)
+        self._lines.append((asdict(record) for record in records), durable=True)
 
     def void(self, units: Iterable[tuple[int, ...]], reason: str) -> None:
         """Take units back: what the store holds of them is not to be used."""
-        append_lines(self.path, ({"unit": unit, "void": True, "reason": reason} for unit in units), durable=True)
+        self._lines.append(({"unit": unit, "void": True, "reason": reason} for unit in units), durable=True)
+        self._lines.flush()
 
     def remove(self) -> None:
         """Forget everything (the result it speaks of is gone)."""
-        self.path.unlink(missing_ok=True)
+        self._lines.remove()
 
+    @property
+    def size(self) -> int:
+        """Bytes, which grow as it does."""
+        return self._lines.size()
 
-def append_lines(path: Path, entries: Iterable[dict[str, Any]], *, durable: bool) -> None:
-    """Append entries as lines of JSON.
-
-    They start with a newline if a crash tore the last line, so that only the torn line is lost.
-
-    Parameters
-    ----------
-    path
-        File; made with its folder if it is not there.
-    entries
-        What to add.
-    durable
-        See them to the disk before this returns.
-    """
-    lines = b"".join(json.dumps(entry).encode() + b"\n" for entry in entries)
-    if not lines:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
-        lead = b""
-        if file.tell() > 0:
-            file.seek(-1, os.SEEK_END)
-            lead = b"" if file.read(1) == b"\n" else b"\n"
-        file.write(lead + lines)
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """See to it that what is appended inside is kept, whatever ends it."""
+        with self._lines.writing():
+            yield

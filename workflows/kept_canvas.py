@@ -10,6 +10,7 @@ from typing import Any
 
 from skyloom.ops.errors import ConfigError, DataError
 from skyloom.ops.grid import Grid
+from skyloom.ops.objects import is_address
 from skyloom.ops.registration.canvas import Wishes
 from skyloom.ops.registration.given_canvas import AUTO, KEEP, canvas_text, is_header_text, read_canvas
 from skyloom.workflows.graph import Node
@@ -46,7 +47,7 @@ def with_canvas(node: Node, input_keys: Sequence[str], store: Store | None) -> N
         return node
     if given == KEEP:
         return _kept(node, input_keys, store)
-    project = Store(Path(given).expanduser())
+    project = Store(given if is_address(given) else Path(given).expanduser())
     if project.exists:
         found = _last(project)
         if found is None:

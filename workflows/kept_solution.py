@@ -13,6 +13,7 @@ import xarray as xr
 
 from skyloom.ops.errors import ConfigError, DataError
 from skyloom.ops.held import AUTO, BASIS, KEEP, NEW
+from skyloom.ops.objects import is_address
 from skyloom.ops.registration.canvas import Wishes
 from skyloom.ops.registration.given_canvas import AUTO as ANY_CANVAS
 from skyloom.ops.registration.given_canvas import KEEP as KEEP_CANVAS
@@ -63,7 +64,7 @@ def with_solution(
         return with_canvas(node, input_keys, store), None
     given = str(node.parameters[PARAMETER])
     word = given if given in (KEEP, AUTO) else KEEP
-    source = store if given in (KEEP, AUTO) else Store(Path(given).expanduser())
+    source = store if given in (KEEP, AUTO) else Store(given if is_address(given) else Path(given).expanduser())
     if "canvas" in node.parameters and node.parameters["canvas"] == ANY_CANVAS:
         node = _with(node, canvas=KEEP_CANVAS if source is store else given)
     found = _newest(node, source) if source is not None and source.exists else None

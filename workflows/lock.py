@@ -15,7 +15,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from skyloom.ops.errors import ConfigError
+from skyloom.ops.errors import ConfigError, SkyloomError
+from skyloom.workflows.places import ObjectPlace, Place, Taken
 
 NAME = ".lock"
 HEARTBEAT_SECONDS = 30.0
@@ -115,7 +116,7 @@ def left_behind(owner: Owner) -> str:
 
 
 @contextmanager
-def lock(project: Path) -> Iterator[str]:
+def lock(project: Place) -> Iterator[str]:
     """Hold a project for this process.
 
     Yields
@@ -131,8 +132,13 @@ def lock(project: Path) -> Iterator[str]:
     Notes
     -----
     The system's own lock dies with its process, also when that is killed or the machine loses its power. On file
-    systems that know no locks a file stands for it, whose time of change shows that the holder lives.
+    systems that know no locks a file stands for it, whose time of change shows that the holder lives; in an object
+    store an object does.
     """
+    if isinstance(project, ObjectPlace):
+        with _held_object(project) as note:
+            yield note
+        return
     with (project / NAME).open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -231,10 +237,66 @@ def _take_over(path: Path, *, stale: str, mine: str) -> bool:
     return False
 
 
-def _now(project: Path) -> float:
+@contextmanager
+def _held_object(project: ObjectPlace) -> Iterator[str]:
+    """Hold an object that others may only write over when its holder is gone."""
+    where, me, note = project / NAME, Owner.me(), ""
+    text = me.to_json().encode()
+    while True:
+        try:
+            tag = where.put(text, over=None)
+            break
+        except Taken:
+            try:
+                state = where.stat()
+                owner = Owner.parse(where.read_text(errors="replace"))
+                silent = _now(project) - state.st_mtime
+            except FileNotFoundError:
+                continue
+            if owner == me:
+                # The first answer was lost on its way, and it was asked again.
+                tag = state.e_tag
+                break
+            if silent < SILENT_SECONDS and (owner is None or not owner.gone()):
+                raise _busy(project, owner) from None
+            note = left_behind(owner) if owner is not None else ""
+            # Of several that find it stale one writes it over.
+            with suppress(Taken):
+                tag = where.put(text, over=state.e_tag)
+                break
+    done = threading.Event()
+    held = [tag]
+
+    def beat() -> None:
+        while not done.wait(HEARTBEAT_SECONDS):
+            with suppress(SkyloomError, OSError):
+                try:
+                    held[0] = where.put(text, over=held[0])
+                except Taken:
+                    if Owner.parse(where.read_text(errors="replace")) != me:
+                        return  # taken for dead: it is another's now
+                    held[0] = where.stat().e_tag
+
+    thread = threading.Thread(target=beat, name="skyloom-lock", daemon=True)
+    thread.start()
+    try:
+        yield note
+    finally:
+        done.set()
+        # While the store is asked again and again nobody waits for it.
+        thread.join(timeout=5.0)
+        with suppress(SkyloomError, OSError):
+            if Owner.parse(where.read_text(errors="replace")) == me:
+                where.unlink()
+
+
+def _now(project: Place) -> float:
     """Time by the clock of whoever keeps the files, which stamps them."""
     probe = project / f"{NAME}.now.{os.getpid()}.{threading.get_ident()}"
-    probe.touch()
+    if isinstance(probe, ObjectPlace):
+        probe.write_bytes(b"")
+    else:
+        probe.touch()
     try:
         return probe.stat().st_mtime
     finally:

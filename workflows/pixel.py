@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +16,14 @@ from skyloom.ops.grid import Grid, pixel_to_sky, sky_to_pixel
 from skyloom.ops.integration.trace import TRACED, Trace, trace_pixel
 from skyloom.ops.registration.target import parse_target
 from skyloom.ops.registry import get_op, suggest
+from skyloom.workflows.places import Place
 from skyloom.workflows.status import open_project
 from skyloom.workflows.store import Store
 
 
 def pixel_answer(
-    project: Path, *, place: tuple[int, int] | None = None, target: str | None = None, node: str | None = None,
-    band: str | None = None,
+    project: str | Place, *, place: tuple[int, int] | None = None, target: str | None = None,
+    node: str | None = None, band: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What went into a pixel.
 

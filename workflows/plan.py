@@ -24,6 +24,7 @@ from skyloom.workflows.graph import Node, Workflow
 from skyloom.workflows.kept_solution import changes, could_stay, foreseen
 from skyloom.workflows.layout import Layout
 from skyloom.workflows.machine import BASE_BYTES, available_memory, format_bytes, format_seconds
+from skyloom.workflows.places import Place
 from skyloom.workflows.reuse import Donor, reusable, unit_keys
 from skyloom.workflows.store import Store
 from skyloom.workflows.unpack import frame_bytes, packed_frames
@@ -265,7 +266,7 @@ def make_plan(
     workflow: Workflow,
     files: Sequence[str | Path],
     *,
-    project: str | Path | None = None,
+    project: str | Place | None = None,
     memory: float | None = None,
     workers: int = 1,
 ) -> Plan:
@@ -298,12 +299,15 @@ def _make_plan(
     workflow: Workflow,
     files: Sequence[str | Path],
     *,
-    project: str | Path | None,
+    project: str | Place | None,
     memory: float | None,
     workers: int,
 ) -> Plan:
     limit = float(memory) if memory is not None else 0.75 * available_memory()
     store = Store(project) if project is not None else None
+    if store is not None:
+        # An object store that cannot be had is told of before headers are read.
+        _ = store.exists
     steps: dict[str, Step] = {}
     plans = []
     for node in workflow.nodes:
@@ -504,6 +508,8 @@ def _canvas(steps: Mapping[str, Step]) -> Canvas | None:
 
 def _disk_free(store: Store) -> float | None:
     folder = store.project
+    if not isinstance(folder, Path):
+        return None
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     try:

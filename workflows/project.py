@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
-from skyloom.ops.errors import DataError
 from skyloom.ops.registry import suggest
 from skyloom.workflows import notebook
 from skyloom.workflows.graph import Workflow
 from skyloom.workflows.machine import count
-from skyloom.workflows.status import open_project, project_status
+from skyloom.workflows.places import Place, files, place
+from skyloom.workflows.status import open_project, project_status, workflow_of
 
 
 class Project(Mapping[str, xr.Dataset]):
@@ -25,7 +24,7 @@ class Project(Mapping[str, xr.Dataset]):
     Parameters
     ----------
     folder
-        Of the project.
+        Of the project, or its address in an object store.
 
     Raises
     ------
@@ -33,8 +32,8 @@ class Project(Mapping[str, xr.Dataset]):
         If the folder is no project.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Place) -> None:
+        self.folder = place(folder)
         self._store = open_project(self.folder)
 
     def __getitem__(self, node: str) -> xr.Dataset:
@@ -62,15 +61,12 @@ class Project(Mapping[str, xr.Dataset]):
         DataError
             If nothing has run here.
         """
-        path = self.folder / "workflow.yaml"
-        if not path.exists():
-            raise DataError(f"{self.folder} has not run yet: it has no {path.name}")
-        return Workflow.load(path)
+        return workflow_of(self._store)
 
     @property
-    def outputs(self) -> list[Path]:
+    def outputs(self) -> list[Place]:
         """Files that the run wrote for people."""
-        return sorted(p for p in (self.folder / "outputs").rglob("*") if p.is_file())
+        return sorted((p for p, _ in files(self.folder / "outputs")), key=str)
 
     def status(self) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
         """State of every node, and the frames left out with their reasons (as `skyloom status --json`)."""

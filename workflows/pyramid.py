@@ -21,6 +21,7 @@ from skyloom.ops.grid import Grid
 from skyloom.ops.pyramid import block_mean
 from skyloom.ops.registry import Cost, Param, register
 from skyloom.ops.stretch import autostretch
+from skyloom.workflows.places import Place, place, zarr_root
 from skyloom.workflows.shards import read_window, write_block
 from skyloom.workflows.store import COMPRESSORS, OME, disk_errors
 
@@ -58,7 +59,7 @@ def build_levels(root: str, group: str, *, smallest: int = 512) -> list[zarr.Arr
         Level 0, which is the image itself, and those above. A build that is stopped goes on with the row of tiles
         it was at. A tile of pixels is held at a time, with all of its bands if the store's tiles have them.
     """
-    result = zarr.open_group(root, path=group, mode="r+", zarr_format=3)
+    result = zarr.open_group(zarr_root(root), path=group, mode="r+", zarr_format=3)
     image = result["image"]
     assert isinstance(image, zarr.Array)
     folder = result.require_group(GROUP)
@@ -192,7 +193,7 @@ def open_levels(dataset: xr.Dataset) -> list[zarr.Array[Any]]:
         If it does not lie in a store.
     """
     root, group = _place(dataset)
-    result = zarr.open_group(root, path=group, mode="r", zarr_format=3)
+    result = zarr.open_group(zarr_root(root), path=group, mode="r", zarr_format=3)
     about: Any = result.attrs.get(OME, {"multiscales": [{"datasets": [{"path": "image"}]}]})
     levels = [result[str(d["path"])] for d in about["multiscales"][0]["datasets"]]
     return [level for level in levels if isinstance(level, zarr.Array)]
@@ -221,7 +222,7 @@ def _cost(image: xr.Dataset, **parameters: Any) -> Cost:
 @register(version=1, sink=True, cost=_cost)
 def pyramid(
     image: xr.Dataset, directory: Path, *, smallest: Annotated[int, Param(unit="px", low=16, high=8192)] = 512
-) -> list[Path]:
+) -> list[Place]:
     """Keep smaller and smaller views of an image beside it in the store, for viewers (OME-Zarr).
 
     Parameters
@@ -255,5 +256,5 @@ def pyramid(
             channels=[str(n) for n in image[lead].values],
             linear=bool(image.attrs.get("linear", True)),
         )
-        zarr.open_group(root, path=group, mode="r+", zarr_format=3).attrs[OME] = about
-    return [Path(root) / group / GROUP / "zarr.json"]
+        zarr.open_group(zarr_root(root), path=group, mode="r+", zarr_format=3).attrs[OME] = about
+    return [place(root) / group / GROUP / "zarr.json"]

@@ -13,7 +13,6 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from skyloom.ops.unit_keys import digest
 from skyloom.workflows.graph import Node
 from skyloom.workflows.journal import UnitRecord
 from skyloom.workflows.layout import VariableLayout
+from skyloom.workflows.places import ObjectPlace, Place, place, zarr_root
 from skyloom.workflows.store import Store, UnitWriter, disk_errors
 
 BATCH_UNITS = 64
@@ -132,7 +132,11 @@ class TakeOver:
                     group = f"{self.writer.group.rpartition('/')[0]}/{donor.result}"
                     sources[donor.result] = _try_open(self.writer, group)
                 source = sources[donor.result]
-                if source is not None and target is not None and _take(target, source, unit, donor, self.writer):
+                if (
+                    source is not None
+                    and target is not None
+                    and _take(target, source, unit, donor, key, self.writer)
+                ):
                     end = time.time()
                     record = UnitRecord(
                         unit, donor.checksum, round(end - begin, 4), round(end, 3), key, reused=True
@@ -161,7 +165,7 @@ class _Arrays:
 
     @classmethod
     def open(cls, writer: UnitWriter, group: str) -> _Arrays:
-        opened = zarr.open_group(writer.root, path=group, mode="r", zarr_format=3)
+        opened = zarr.open_group(zarr_root(writer.root), path=group, mode="r", zarr_format=3)
         arrays = {}
         for variable in writer.layout.variables:
             array = opened[variable.name]
@@ -174,11 +178,11 @@ class _Arrays:
         array = self.arrays[variable.name]
         return replace(variable, shape=array.shape, block=array.shards or array.chunks).region(unit)
 
-    def file(self, variable: VariableLayout, unit: Unit) -> Path:
+    def file(self, variable: VariableLayout, unit: Unit) -> Place:
         """The one file that holds a unit of a variable; it is not there when all is fill value."""
         array = self.arrays[variable.name]
-        place = tuple(unit[p] if p >= 0 else 0 for p in variable.unit_axes)
-        return Path(self.root) / array.path / array.metadata.encode_chunk_key(place)
+        index = tuple(unit[p] if p >= 0 else 0 for p in variable.unit_axes)
+        return place(self.root) / array.path / array.metadata.encode_chunk_key(index)
 
     def form(self, variable: VariableLayout) -> dict[str, Any]:
         """How a block of a variable is written: two arrays of the same form share files."""
@@ -194,7 +198,7 @@ def _try_open(writer: UnitWriter, group: str) -> _Arrays | None:
         return None
 
 
-def _take(target: _Arrays, source: _Arrays, unit: Unit, donor: Donor, writer: UnitWriter) -> bool:
+def _take(target: _Arrays, source: _Arrays, unit: Unit, donor: Donor, key: str, writer: UnitWriter) -> bool:
     """Take one unit over; False where it is not what its journal says."""
     variables = writer.layout.variables
     for variable in variables:
@@ -216,14 +220,22 @@ def _take(target: _Arrays, source: _Arrays, unit: Unit, donor: Donor, writer: Un
         }
     except (OSError, KeyError, ValueError, RuntimeError):
         return False
-    return writer.write(unit, arrays) == donor.checksum
+    return writer.write(unit, arrays, key=key) == donor.checksum
 
 
-def _share(source: Path, target: Path) -> None:
-    """Let a second name point to a file, or copy it where the file system cannot do that.
+def _share(source: Place, target: Place) -> None:
+    """Let a second name point to a file, or copy it where that cannot be done.
 
     Blocks are only ever replaced as whole files, so what happens to one name does not touch the other.
     """
+    if isinstance(source, ObjectPlace) or isinstance(target, ObjectPlace):
+        assert isinstance(source, ObjectPlace)
+        assert isinstance(target, ObjectPlace)
+        try:
+            source.copy(target)
+        except FileNotFoundError:
+            target.unlink()
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:

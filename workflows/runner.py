@@ -26,10 +26,12 @@ from skyloom.workflows.driving import Patience, drive
 from skyloom.workflows.evaluate import Step, evaluate_node, is_session
 from skyloom.workflows.graph import Workflow
 from skyloom.workflows.inputs import InputChanged, Inputs, inputs_of
-from skyloom.workflows.journal import UnitRecord, append_lines
+from skyloom.workflows.journal import UnitRecord
+from skyloom.workflows.lines import lines_of
 from skyloom.workflows.link_drawing import link_svg
 from skyloom.workflows.lock import lock
 from skyloom.workflows.machine import BASE_BYTES, count, format_bytes, format_seconds, peak_memory, release_memory
+from skyloom.workflows.places import ObjectPlace, Place, as_folder, files, place, relative, resolved
 from skyloom.workflows.plan import Plan, Planned, left_out, make_plan, plan_node
 from skyloom.workflows.progress import Advance, Logged, Reporter, Silent
 from skyloom.workflows.quality import link_problems, quality
@@ -78,16 +80,16 @@ class NodeReport:
 class RunReport:
     """What a run did."""
 
-    project: Path
+    project: Place
     nodes: tuple[NodeReport, ...]
     left_out: tuple[tuple[str, str], ...]
     quality: tuple[str, ...]
     """How well the result is known, a line each."""
-    outputs: tuple[Path, ...]
+    outputs: tuple[Place, ...]
     seconds: float
     planned_memory: float
     peak_memory: float
-    page: Path | None = None
+    page: Place | None = None
     """`report.html`."""
 
     def __repr__(self) -> str:
@@ -131,12 +133,13 @@ class Run:
         self.scheduler = scheduler
         self.reporter = reporter
         self.stop = threading.Event()
-        self.log_path = store.project / "run.log.jsonl"
+        self.log_lines = lines_of(store.project / "run.log.jsonl")
 
     def log(self, event: str, **facts: Any) -> None:
         """Append an event to the project's log."""
         with disk_errors(f"project {self.store.project}"):
-            append_lines(self.log_path, [{"time": round(time.time(), 3), "event": event, **facts}], durable=False)
+            self.log_lines.append([{"time": round(time.time(), 3), "event": event, **facts}], durable=False)
+            self.log_lines.flush()
 
     def _last_words(self, event: str, **facts: Any) -> None:
         """Log what ends the run; on the disk that ended it there may be no room for that either."""
@@ -169,9 +172,14 @@ class Run:
         with disk_errors(f"project {self.store.project}"):
             (self.store.project / "workflow.yaml").write_text(self.plan.workflow.to_yaml(), encoding="utf-8")
         if blind := self.scheduler.blind(str(self.store.root)):
+            remedy = (
+                "they need skyloom[objects] and credentials in their own environment"
+                if isinstance(self.store.root, ObjectPlace)
+                else "put it on a file system that all workers have under the same path"
+            )
             raise ClusterError(
                 f"project {self.store.project}: {count(len(blind), 'worker')}, such as {blind[0]}, cannot see "
-                "it; put it on a file system that all workers have under the same path"
+                f"it; {remedy}"
             )
         if not self.scheduler.local:
             self.reporter.message(f"{self.scheduler.name}: {count(self.scheduler.workers, 'task')} at a time")
@@ -299,7 +307,7 @@ class Run:
         _tidy()
         self._check_stop()
 
-    def leave_page(self) -> Path | None:
+    def leave_page(self) -> Place | None:
         """Write the page that shows the project as it is; that it cannot be written stops nothing."""
         from skyloom.workflows.report.page import write_report
 
@@ -333,7 +341,7 @@ class Run:
         self.store.write_table(name, step.key, step.dataset, self._meta(step))
         self.reporter.node_ends(name, seconds=0.0, note=count(step.dataset.sizes.get("frame", 0), "frame"))
 
-    def _draw_links(self, step: Step, steps: Mapping[str, Step]) -> list[Path]:
+    def _draw_links(self, step: Step, steps: Mapping[str, Step]) -> list[Place]:
         """Leave the picture of what was linked with what, and say what is broken."""
         links, session = step.dataset, steps[step.node.inputs["session"]].dataset
         if links is None or session is None:
@@ -346,7 +354,7 @@ class Run:
             self.reporter.message(problem)
         return [path]
 
-    def _draw_normalization(self, step: Step, steps: Mapping[str, Step], *, before: bool) -> list[Path]:
+    def _draw_normalization(self, step: Step, steps: Mapping[str, Step], *, before: bool) -> list[Place]:
         """Leave pictures of what was corrected and how well."""
         from skyloom.workflows.normalization_drawing import FOLDER, write_pictures
 
@@ -354,10 +362,10 @@ class Run:
         if step.dataset is None or session is None:
             return []
         folder = self.store.project / "outputs" / FOLDER
-        if before and (made := sorted(folder.glob("*.png"))):
-            return made
-        with disk_errors(f"writing to {folder}"):
-            return write_pictures(session, step.dataset, folder)
+        if before and (made := sorted(str(p) for p, _ in files(folder) if p.suffix == ".png")):
+            return [place(p) for p in made]
+        with disk_errors(f"writing to {folder}"), as_folder(folder) as (here, final):
+            return [final(path) for path in write_pictures(session, step.dataset, here)]
 
     def _unpack(self, step: Step) -> Step:
         """Decode the frames that cannot be read by window into the store, once."""
@@ -407,7 +415,7 @@ class Run:
             "started": time.time(),
         }
 
-    def _run_node(self, planned: Planned, steps: Mapping[str, Step]) -> tuple[NodeReport, list[Path]]:
+    def _run_node(self, planned: Planned, steps: Mapping[str, Step]) -> tuple[NodeReport, list[Place]]:
         step, plan = planned.step, planned.plan
         begin = time.monotonic()
         before = self._made_before(step) if step.node.op.sink else []
@@ -418,7 +426,7 @@ class Run:
             return NodeReport(plan.name, step.key, 0, 0, 0.0, 0.0, peak_memory()), before
         if plan.memory > self.plan.memory_limit:
             self.plan_refusal(planned)
-        made: list[Path] = []
+        made: list[Place] = []
         skipped = reused = 0
         largest = 0.0
         if step.node.op.sink:
@@ -459,34 +467,35 @@ class Run:
         """Refuse a node whose cost, now that its inputs are known, does not fit."""
         replace(self.plan, nodes=(planned.plan,)).check()
 
-    def _run_sink(self, step: Step, steps: Mapping[str, Step]) -> list[Path]:
+    def _run_sink(self, step: Step, steps: Mapping[str, Step]) -> list[Place]:
         """Let an export write its files."""
         node = step.node
         directory, manifest = self._outputs(step)
         self.reporter.node_begins(node.name, units=1, done=0)
         begin = time.monotonic()
         with disk_errors(f"node {node.name!r}, writing to {directory}"):
-            directory.mkdir(parents=True, exist_ok=True)
             inputs = {n: steps[p].dataset for n, p in node.inputs.items()}
-            made = [Path(p) for p in node.op.function(**inputs, directory=directory, **node.parameters)]
-            files = {os.path.relpath(p, directory): p.stat().st_size for p in made}
-            manifest.write_text(json.dumps({"key": step.key, "files": files}), encoding="utf-8")
+            with as_folder(directory) as (here, final):
+                written = [place(p) for p in node.op.function(**inputs, directory=here, **node.parameters)]
+                made = [final(p) if isinstance(p, Path) else p for p in written]
+            sizes = {relative(p, directory): p.stat().st_size for p in made}
+            manifest.write_text(json.dumps({"key": step.key, "files": sizes}), encoding="utf-8")
         self.reporter.node_ends(node.name, seconds=time.monotonic() - begin, note="")
         return made
 
-    def _outputs(self, step: Step) -> tuple[Path, Path]:
+    def _outputs(self, step: Step) -> tuple[Place, Place]:
         """Folder of the files an export makes, and the list of them."""
         directory = self.store.project / "outputs"
         return directory, directory / f".{step.node.name}.json"
 
-    def _made_before(self, step: Step) -> list[Path]:
+    def _made_before(self, step: Step) -> list[Place]:
         """Files an export made under this key, if they are all still there in their full size."""
         directory, manifest = self._outputs(step)
         try:
             record = json.loads(manifest.read_text(encoding="utf-8"))
-            files = {Path(os.path.normpath(directory / n)): int(size) for n, size in record["files"].items()}
-            if record["key"] == step.key and all(p.stat().st_size == size for p, size in files.items()):
-                return list(files)
+            sizes = {resolved(directory, n): int(size) for n, size in record["files"].items()}
+            if record["key"] == step.key and all(p.stat().st_size == size for p, size in sizes.items()):
+                return list(sizes)
         except (OSError, ValueError, KeyError, AttributeError):
             pass
         return []
@@ -557,18 +566,19 @@ class Run:
         if self.scheduler.name == "threads" and planned.plan.workers == self.scheduler.workers:
             # One more waits for a thread, so that none is idle while a finished unit gets into the journal.
             window += 1
-        if held and planned.keys is not None:
-            tasks = take_overs(planned.reuse, held, planned.keys, writer)
-            self._drive(name, tasks, finished, look, window=window, work=work)
+        with journal.writing():
+            if held and planned.keys is not None:
+                tasks = take_overs(planned.reuse, held, planned.keys, writer)
+                self._drive(name, tasks, finished, look, window=window, work=work)
+                self._check_stop()
+                self.reporter.message(f"{name}: {len(reused)} of {total} reused")
+                begin = time.monotonic()  # the rate is that of computing
+            # What they hold of this node is taken over now.
+            self.store.thin(name, step.key)
+            todo = [u for u in missing if u not in reused]
+            units = unit_tasks(step.dataset, layout, todo, writer, keys=planned.keys, lasting=op.lasting)
+            self._drive(name, units, finished, look, window=window, work=work)
             self._check_stop()
-            self.reporter.message(f"{name}: {len(reused)} of {total} reused")
-            begin = time.monotonic()  # the rate is that of computing
-        # What they hold of this node is taken over now.
-        self.store.thin(name, step.key)
-        todo = [u for u in missing if u not in reused]
-        units = unit_tasks(step.dataset, layout, todo, writer, keys=planned.keys, lasting=op.lasting)
-        self._drive(name, units, finished, look, window=window, work=work)
-        self._check_stop()
         seconds = time.monotonic() - begin
         facts = {"seconds": round(seconds, 3), "units": total, "reused": len(reused)}
         self.store.complete(name, step.key, facts)
@@ -622,7 +632,7 @@ class _Done:
 
     steps: dict[str, Step] = field(default_factory=dict)
     reports: list[NodeReport] = field(default_factory=list)
-    outputs: list[Path] = field(default_factory=list)
+    outputs: list[Place] = field(default_factory=list)
     planned_memory: float = 0.0
     left_out: tuple[tuple[str, str], ...] = ()
     quality: tuple[str, ...] = ()
@@ -668,7 +678,7 @@ def run_workflow(
     workflow: Workflow | str,
     files: Sequence[str | Path] | str | Path,
     *,
-    project: str | Path,
+    project: str | Place,
     scheduler: Any = "threads",
     workers: int | None = None,
     memory: float | None = None,
@@ -737,7 +747,8 @@ def run_workflow(
                 reporter.message(note)
                 run.log("note", text=note)
             try:
-                report = run.run()
+                with run.log_lines.writing():
+                    report = run.run()
                 return replace(report, page=run.leave_page()) if page else report
             except Exception:
                 # Not after a second Ctrl-C, which is no Exception: who asks for it wants out.

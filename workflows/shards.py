@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -27,9 +28,16 @@ from zarr.core.metadata import ArrayV3Metadata
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
+from skyloom.ops.objects import ObjectPath
+from skyloom.workflows.places import object_root
+
 EMPTY = 2**64 - 1
 """Offset and length of a chunk that is not stored: all fill value."""
 CHECKSUM_BYTES = 4
+NEAR_BYTES = 2**18
+"""Chunks in an object store that lie no further apart are asked for together."""
+READERS = 8
+"""Shards in an object store that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -114,22 +122,35 @@ def write_block(target: zarr.Array[Any], region: tuple[slice, ...], values: NDAr
     values
         Of the region's shape.
     """
-    how = packing(target)
-    if how is None or not _is_shard(region, how.shard, target.shape):
+    packed = packed_block(target, region, values)
+    if packed is None:
         target[region] = values
         return
+    name, data = packed
+    value = target.store_path / name
+    if data is None:
+        sync(value.delete())
+    else:
+        sync(value.set(default_buffer_prototype().buffer.from_bytes(data)))
+
+
+def packed_block(
+    target: zarr.Array[Any], region: tuple[slice, ...], values: NDArray[Any]
+) -> tuple[str, bytes | None] | None:
+    """Key in the array and bytes of a block (see `write_block`); None where it is to be written by zarr.
+
+    No bytes: all of it is fill value, and nothing is to be there.
+    """
+    how = packing(target)
+    if how is None or not _is_shard(region, how.shard, target.shape):
+        return None
     block = np.asarray(values, dtype=how.dtype)
     if block.shape != how.shard:
         padded = np.full(how.shard, how.fill, dtype=how.dtype)
         padded[tuple(slice(0, n) for n in block.shape)] = block
         block = padded
     place = tuple(r.start // s for r, s in zip(region, how.shard, strict=True))
-    value = target.store_path / target.metadata.encode_chunk_key(place)
-    data = pack(block, how)
-    if data is None:
-        sync(value.delete())
-    else:
-        sync(value.set(default_buffer_prototype().buffer.from_bytes(data)))
+    return target.metadata.encode_chunk_key(place), pack(block, how)
 
 
 def read_window(source: zarr.Array[Any], window: tuple[slice | int, ...]) -> NDArray[Any]:
@@ -148,17 +169,23 @@ def read_window(source: zarr.Array[Any], window: tuple[slice | int, ...]) -> NDA
         If what is stored is damaged.
     """
     how, store = packing(source), source.store
-    # zarr asks a distant store for many chunks at once.
-    if how is None or not isinstance(store, LocalStore) or not _all_plain(window, source.ndim):
+    distant = object_root(store)
+    if how is None or not (isinstance(store, LocalStore) or distant) or not _all_plain(window, source.ndim):
         return np.asarray(source[window])
     bounds = [_bounds(w, n) for w, n in zip(window, source.shape, strict=True)]
     out = np.full([max(stop - start, 0) for start, stop in bounds], how.fill, dtype=how.dtype)
     shards = (
         range(a // s, -(-b // s)) if b > a else range(0) for (a, b), s in zip(bounds, how.shard, strict=True)
     )
-    for place in product(*shards):
-        name = (source.store_path / source.metadata.encode_chunk_key(place)).path
-        _read_shard(store.root / name, place, bounds, out, how)
+    names = (
+        (place, (source.store_path / source.metadata.encode_chunk_key(place)).path) for place in product(*shards)
+    )
+    if isinstance(store, LocalStore):
+        for place, name in names:
+            _read_shard(store.root / name, place, bounds, out, how)
+    elif distant is not None:
+        root = distant
+        _together([partial(_read_object, root / name, place, bounds, out, how) for place, name in names])
     return out[tuple(0 if not isinstance(w, slice) else slice(None) for w in window)]
 
 
@@ -178,6 +205,47 @@ def _read_shard(
         os.close(descriptor)
 
 
+def _read_object(
+    shard: ObjectPath, place: tuple[int, ...], bounds: list[tuple[int, int]], out: NDArray[Any], how: Packing
+) -> None:
+    """Decode what a shard in an object store has of a window; of a part of it only those chunks travel."""
+    local, offset = _in_shard(place, bounds, how)
+    places = [range(a // c, -(-b // c)) for (a, b), c in zip(local, how.chunk, strict=True)]
+    whole = not how.indexed or prod(map(len, places)) == prod(how.counts)
+    try:
+        data = np.frombuffer(shard.read_bytes() if whole else shard.read_end(how.index_bytes), dtype=np.uint8)
+        if not how.indexed:
+            index = np.array([0, len(data)]).reshape((*how.counts, 2))
+        else:
+            ends = _checked(data[max(len(data) - how.index_bytes, 0) :], how.index_bytes)
+            index = np.frombuffer(ends, dtype="<i8").reshape((*how.counts, 2))
+        wanted = {chunk: index[chunk] for chunk in product(*places) if index[chunk][1] != -1}
+        if whole:
+            _decode(data, 0, wanted, local, offset, out, how)
+        elif wanted:
+            starts = [int(at) for at, _ in wanted.values()]
+            ends_at = [int(at + size) for at, size in wanted.values()]
+            if min(starts) < 0 or any(b <= a for a, b in zip(starts, ends_at, strict=True)):
+                raise ValueError("an index that makes no sense")
+            parts = shard.read_ranges(starts, ends_at, near=NEAR_BYTES)
+            for (chunk, where), part in zip(wanted.items(), parts, strict=True):
+                piece = np.frombuffer(part, dtype=np.uint8)
+                _decode(piece, int(where[0]), {chunk: where}, local, offset, out, how)
+    except FileNotFoundError:
+        return
+
+
+def _together(reads: list[Callable[[], None]]) -> None:
+    """Read several shards: what takes long is waiting for them."""
+    if len(reads) < 2:
+        for read in reads:
+            read()
+        return
+    with ThreadPoolExecutor(min(READERS, len(reads))) as pool:
+        for future in [pool.submit(read) for read in reads]:
+            future.result()
+
+
 def _bytes(descriptor: int, start: int, stop: int) -> NDArray[np.uint8]:
     return np.frombuffer(os.pread(descriptor, stop - start, start), dtype=np.uint8)
 
@@ -192,8 +260,7 @@ def _read_chunks(
     descriptor: int, index: NDArray[np.int64], place: tuple[int, ...], bounds: list[tuple[int, int]],
     out: NDArray[Any], how: Packing,
 ) -> None:  # fmt: skip
-    origin = [p * s for p, s in zip(place, how.shard, strict=True)]
-    local = [(max(a - o, 0), min(b - o, s)) for (a, b), o, s in zip(bounds, origin, how.shard, strict=True)]
+    local, offset = _in_shard(place, bounds, how)
     wanted = {
         chunk: index[chunk]
         for chunk in product(*(range(a // c, -(-b // c)) for (a, b), c in zip(local, how.chunk, strict=True)))
@@ -208,10 +275,19 @@ def _read_chunks(
         first,
         wanted,
         local,
-        [o - a for (a, _), o in zip(bounds, origin, strict=True)],
+        offset,
         out,
         how,
     )
+
+
+def _in_shard(
+    place: tuple[int, ...], bounds: list[tuple[int, int]], how: Packing
+) -> tuple[list[tuple[int, int]], list[int]]:
+    """Bounds of a window within a shard, and what takes places there to those in the window."""
+    origin = [p * s for p, s in zip(place, how.shard, strict=True)]
+    local = [(max(a - o, 0), min(b - o, s)) for (a, b), o, s in zip(bounds, origin, how.shard, strict=True)]
+    return local, [o - a for (a, _), o in zip(bounds, origin, strict=True)]
 
 
 def _decode(

@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from skyloom.configs.loader import parse_workflow
 from skyloom.ops.errors import DataError
 from skyloom.ops.registry import FILES
+from skyloom.workflows import places
 from skyloom.workflows.evaluate import is_session
 from skyloom.workflows.graph import Workflow
 from skyloom.workflows.kept_solution import changes
+from skyloom.workflows.places import Place
 from skyloom.workflows.plan import left_out, make_plan, session_of
 from skyloom.workflows.store import Store
 
 
-def open_project(project: Path) -> Store:
+def open_project(project: str | Place) -> Store:
     """Store of an existing project.
 
     Raises
@@ -32,7 +35,23 @@ def open_project(project: Path) -> Store:
     return store
 
 
-def project_status(project: Path) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+def workflow_of(store: Store) -> Workflow:
+    """Workflow of a project's last run.
+
+    Raises
+    ------
+    DataError
+        If nothing has run there.
+    """
+    path = store.project / "workflow.yaml"
+    if not path.exists():
+        raise DataError(f"{store.project} has not run yet: it has no {path.name}")
+    if isinstance(path, Path):
+        return Workflow.load(path)
+    return Workflow.from_spec(parse_workflow(path.read_text(), origin=str(path)))
+
+
+def project_status(project: str | Place) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """State of every node of a project, and the frames left out with their reasons.
 
     Returns
@@ -56,7 +75,6 @@ def project_status(project: Path) -> tuple[list[dict[str, Any]], list[tuple[str,
             if meta is None:
                 continue
             records = store.journal(node, key).read()
-            folder = store.root / node / key
             rows.append(
                 {
                     "node": node,
@@ -66,7 +84,7 @@ def project_status(project: Path) -> tuple[list[dict[str, Any]], list[tuple[str,
                     "done": len(records),
                     "reused": sum(r.reused for r in records.values()),
                     "seconds": round(sum(r.seconds for r in records.values()), 3),
-                    "bytes": sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()),
+                    "bytes": sum(size for _, size in places.files(store.root / node / key)),
                     "started": meta.get("started", math.nan),
                 }
             )
@@ -74,7 +92,7 @@ def project_status(project: Path) -> tuple[list[dict[str, Any]], list[tuple[str,
     return rows, _left_out(store)
 
 
-def still_to_do(project: Path, files: Sequence[str | Path]) -> list[str]:
+def still_to_do(project: str | Place, files: Sequence[str | Path]) -> list[str]:
     """What the last workflow of a project would do now, with these files, and why.
 
     Parameters
@@ -95,10 +113,7 @@ def still_to_do(project: Path, files: Sequence[str | Path]) -> list[str]:
         If the folder is no project, or has not begun to run.
     """
     store = open_project(project)
-    path = store.project / "workflow.yaml"
-    if not path.exists():
-        raise DataError(f"{project} has not run yet: it has no {path.name}")
-    workflow = Workflow.load(path)
+    workflow = workflow_of(store)
     plan = make_plan(workflow, files, project=project)
     session = session_of(plan.steps)
     told = {note.partition(":")[0] for note in plan.notes}

@@ -8,12 +8,12 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,22 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from skyloom.ops.arrays import LOCATION
-from skyloom.ops.errors import CapacityError, ConfigError, DataError, SkyloomError
+from skyloom.ops.errors import CapacityError, DataError, SkyloomError
+from skyloom.ops.objects import is_address
 from skyloom.workflows.graph import RESERVED
 from skyloom.workflows.journal import Journal
 from skyloom.workflows.layout import Layout, VariableLayout
-from skyloom.workflows.shards import read_window, write_block
+from skyloom.workflows.places import (
+    ObjectPlace,
+    Place,
+    changed,
+    files,
+    folders,
+    place,
+    remove_tree,
+    zarr_root,
+)
+from skyloom.workflows.shards import packed_block, read_window, write_block
 from skyloom.workflows.stored import DamagedResult, damage, location, stored_array
 
 STORE_NAME = "project.zarr"
@@ -79,8 +90,18 @@ class UnitWriter:
     node: str
     layout: Layout
 
-    def write(self, unit: tuple[int, ...], arrays: Mapping[str, NDArray[Any]]) -> int:
+    def write(self, unit: tuple[int, ...], arrays: Mapping[str, NDArray[Any]], *, key: str = "") -> int:
         """Write all variables of a unit as whole blocks and return their checksum.
+
+        Parameters
+        ----------
+        unit
+            Which.
+        arrays
+            Variable → its block.
+        key
+            What the unit depends on. In an object store it is noted, with the checksum, with the block that is
+            written last: a run that is killed has units there that its journal does not tell of yet.
 
         Raises
         ------
@@ -90,8 +111,10 @@ class UnitWriter:
             If the disk is full or may not be written.
         """
         checksum = 0
+        last: tuple[ObjectPlace, bytes] | None = None
         with disk_errors(f"node {self.node!r}, writing to {self.root}"):
-            group = zarr.open_group(self.root, path=self.group, mode="r+", zarr_format=3)
+            names = tuple(v.name for v in self.layout.variables)
+            targets = (_object_arrays if is_address(self.root) else _open_arrays)(self.root, self.group, names)
             for variable in self.layout.variables:
                 region = variable.region(unit)
                 array = np.asarray(arrays[variable.name])
@@ -101,28 +124,48 @@ class UnitWriter:
                         f"node {self.node!r}: {variable.name} of unit {unit} has shape {array.shape}, "
                         f"its block is {expected}"
                     )
-                target = group[variable.name]
-                assert isinstance(target, zarr.Array)
+                target = targets[variable.name]
                 if array.dtype.kind in "UOT":
                     array = array.astype(object)
-                write_block(target, region, array)
                 checksum = _checksum(array, checksum)
+                block = packed_block(target, region, array) if is_address(self.root) else None
+                if block is None or block[1] is None:
+                    write_block(target, region, array)
+                    continue
+                if last is not None:
+                    last[0].write_bytes(last[1])
+                last = ObjectPlace.of(self.root) / self.group / variable.name / block[0], block[1]
+            if last is not None:
+                last[0].write_bytes(last[1], note=json.dumps({"checksum": checksum, "key": key}))
         return checksum
 
-    def is_there(self, unit: tuple[int, ...]) -> bool:
-        """Whether the store has a file for each block of a unit; a block that is all fill value has none."""
-        place = Path(self.root, self.group)
+    def absent(self, units: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Units without a file for each of their blocks; a block that is all fill value has none."""
+        if is_address(self.root):
+            there = {str(p) for p, _ in files(place(self.root) / self.group)}
+            return [unit for unit in units if not all(str(p) in there for p in self._files(unit))]
+        return [unit for unit in units if not all(p.exists() for p in self._files(unit))]
+
+    def _files(self, unit: tuple[int, ...]) -> Iterator[Place]:
         for variable in self.layout.variables:
             index = [str(unit[p]) if p >= 0 else "0" for p in variable.unit_axes]
-            if not place.joinpath(variable.name, "c", *index).exists():
-                return False
-        return True
+            yield (place(self.root) / self.group).joinpath(variable.name, "c", *index)
+
+    def noted(self, units: Iterable[tuple[int, ...]]) -> Iterator[tuple[tuple[int, ...], ObjectPlace]]:
+        """Of some units those that lie in an object store with a note, and where it is."""
+        if not is_address(self.root):
+            return
+        there = {str(p) for p, _ in files(place(self.root) / self.group)}
+        for unit in units:
+            blocks = [p for p in self._files(unit) if isinstance(p, ObjectPlace) and str(p) in there]
+            if blocks:
+                yield unit, blocks[-1]
 
     def read_checksum(self, unit: tuple[int, ...]) -> int | None:
         """Checksum of what the store holds for a unit, or None where it cannot be read."""
         checksum = 0
         try:
-            group = zarr.open_group(self.root, path=self.group, mode="r", zarr_format=3)
+            group = zarr.open_group(zarr_root(self.root), path=self.group, mode="r", zarr_format=3)
             for variable in self.layout.variables:
                 source = group[variable.name]
                 assert isinstance(source, zarr.Array)
@@ -141,21 +184,41 @@ def _checksum(array: NDArray[Any], before: int) -> int:
     return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, before)
 
 
-class Store:
-    """A project's folder: results by node and key, journals, exports."""
+def _open_arrays(root: str, group: str, names: tuple[str, ...]) -> dict[str, zarr.Array[Any]]:
+    """Arrays of a result, to be written."""
+    opened = zarr.open_group(zarr_root(root), path=group, mode="r+", zarr_format=3)
+    arrays = {}
+    for name in names:
+        array = opened[name]
+        assert isinstance(array, zarr.Array)
+        arrays[name] = array
+    return arrays
 
-    def __init__(self, project: str | Path) -> None:
-        if "://" in str(project):
-            raise ConfigError(
-                f"project {project}: object stores cannot be written to; give a folder (on a cluster one that all "
-                "workers see)"
-            )
-        self.project = Path(project).absolute()
-        self.root = self.project / STORE_NAME
+
+# What lies under a key has one form: it is not asked for with every unit.
+_object_arrays = lru_cache(maxsize=64)(_open_arrays)
+os.register_at_fork(after_in_child=_object_arrays.cache_clear)
+
+
+class Store:
+    """A project's place: results by node and key, journals, exports."""
+
+    def __init__(self, project: str | Place) -> None:
+        self.project: Place = place(project)
+        if isinstance(self.project, Path):
+            self.project = self.project.absolute()
+        self.root: Place = self.project / STORE_NAME
 
     @property
     def exists(self) -> bool:
         """Whether there is a store here already."""
+        if isinstance(self.root, ObjectPlace):
+            try:
+                # Asked so, a store tells a bucket that is not there.
+                self.root.joinpath("zarr.json").read_start(1)
+            except FileNotFoundError:
+                return False
+            return True
         return (self.root / "zarr.json").exists()
 
     def create(self) -> None:
@@ -166,6 +229,10 @@ class Store:
         CapacityError
             If the place cannot be written.
         """
+        if isinstance(self.project, ObjectPlace):
+            self._create_objects(self.project)
+            return
+        assert isinstance(self.root, Path)
         with disk_errors(f"project {self.project}"):
             try:
                 self.project.mkdir(parents=True, exist_ok=True)
@@ -183,22 +250,42 @@ class Store:
             probe.unlink()
             _drop_damaged(self.root / "zarr.json")
             if not self.exists:
-                zarr.create_group(str(self.root), zarr_format=3)
+                zarr.create_group(self.hierarchy, zarr_format=3)
             for folder in self.root.iterdir():
                 if folder.is_dir():
                     _drop_damaged(folder / "zarr.json")
                     if not (folder / "zarr.json").exists():
-                        zarr.open_group(str(self.root), mode="r+", zarr_format=3).create_group(folder.name)
+                        zarr.open_group(self.hierarchy, mode="r+", zarr_format=3).create_group(folder.name)
+
+    def _create_objects(self, project: ObjectPlace) -> None:
+        # What may be written may not have to be deleted, and is not there in a moment.
+        probe = project / f".write-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+        if not self.exists:
+            zarr.create_group(self.hierarchy, zarr_format=3)
+        for folder in folders(self.root):
+            if not (folder / "zarr.json").exists():
+                zarr.open_group(self.hierarchy, mode="r+", zarr_format=3).create_group(folder.name)
+
+    @property
+    def hierarchy(self) -> Any:
+        """What zarr opens the hierarchy with."""
+        return zarr_root(str(self.root))
 
     def journal(self, node: str, key: str) -> Journal:
         """Journal of one result."""
         return Journal(self.project / "journal" / f"{node}-{key}.jsonl")
 
     def _group(self, node: str, key: str) -> zarr.Group | None:
-        if not (self.root / node / key / "zarr.json").exists():
+        if isinstance(self.root, Path) and not (self.root / node / key / "zarr.json").exists():
             return None
         try:
-            return zarr.open_group(str(self.root), path=f"{node}/{key}", mode="r", zarr_format=3)
+            return zarr.open_group(self.hierarchy, path=f"{node}/{key}", mode="r", zarr_format=3)
+        except FileNotFoundError:
+            if isinstance(self.root, Path):
+                raise
+            return None
         except (ValueError, KeyError, TypeError):
             # Cut short when the power went: as if it were not there.
             return None
@@ -219,18 +306,14 @@ class Store:
 
     def keys(self, node: str) -> list[str]:
         """Keys of the results of a node, complete or not, newest last."""
-        folder = self.root / node
-        if not folder.exists():
-            return []
-        found = [p for p in folder.iterdir() if (p / "zarr.json").exists()]
-        return [p.name for p in sorted(found, key=lambda p: (p / "zarr.json").stat().st_mtime)]
+        found = [(p.name, changed(p / "zarr.json")) for p in folders(self.root / node)]
+        there = [(time, name) for name, time in found if time is not None]
+        return [name for _, name in sorted(there)]
 
     def nodes(self) -> list[str]:
         """Names of the nodes with a result here."""
-        if not self.root.exists():
-            return []
-        folders = [p.name for p in self.root.iterdir() if p.is_dir() and p.name != FRAMES]
-        return sorted(name for name in folders if self.keys(name))
+        names = [p.name for p in folders(self.root) if p.name != FRAMES]
+        return sorted(name for name in names if self.keys(name))
 
     def op(self, node: str) -> str | None:
         """Name of the op behind the newest result of a node."""
@@ -260,7 +343,7 @@ class Store:
                 self.journal(node, key).remove()
                 self._clear(node, key)
             _drop_damaged(self.root / node / "zarr.json")
-            parent = zarr.open_group(str(self.root), mode="a", zarr_format=3)
+            parent = zarr.open_group(self.hierarchy, mode="a", zarr_format=3)
             group = parent.require_group(node).create_group(key)
             lazy = {v.name for v in layout.variables}
             for variable in layout.variables:
@@ -288,7 +371,7 @@ class Store:
     def complete(self, node: str, key: str, extra: Mapping[str, Any]) -> None:
         """Mark a result as all there, and drop the results it replaces."""
         with disk_errors(f"node {node!r}, project {self.project}"):
-            group = zarr.open_group(str(self.root), path=f"{node}/{key}", mode="r+", zarr_format=3)
+            group = zarr.open_group(self.hierarchy, path=f"{node}/{key}", mode="r+", zarr_format=3)
             meta = group.attrs["skyloom"]
             assert isinstance(meta, dict)
             group.attrs["skyloom"] = {**meta, **extra, "complete": True, "finished": time.time()}
@@ -323,7 +406,7 @@ class Store:
             try:
                 # All of it but the units themselves is read here.
                 self.open(node, key)
-                group = zarr.open_group(str(self.root), path=f"{node}/{key}", mode="r+", zarr_format=3)
+                group = zarr.open_group(self.hierarchy, path=f"{node}/{key}", mode="r+", zarr_format=3)
                 meta = group.attrs["skyloom"]
                 assert isinstance(meta, dict)
                 group.attrs["skyloom"] = {**meta, "complete": False, "suspect": True}
@@ -339,7 +422,7 @@ class Store:
 
     def trust(self, node: str, key: str) -> None:
         """Units have been read back: what the journal says is so."""
-        group = zarr.open_group(str(self.root), path=f"{node}/{key}", mode="r+", zarr_format=3)
+        group = zarr.open_group(self.hierarchy, path=f"{node}/{key}", mode="r+", zarr_format=3)
         meta = group.attrs["skyloom"]
         assert isinstance(meta, dict)
         if meta.get("suspect"):
@@ -353,17 +436,17 @@ class Store:
         """Leave of a result the blocks of its units alone."""
         folder = self.root / node / key
         (folder / "zarr.json").unlink(missing_ok=True)
-        for part in folder.iterdir() if folder.exists() else ():
+        for part in folders(folder):
             if part.name in lazy:
                 (part / "zarr.json").unlink(missing_ok=True)
             else:
-                shutil.rmtree(part, ignore_errors=True)
+                remove_tree(part)
 
     def _clear(self, node: str, key: str) -> None:
         folder = self.root / node / key
         # First, so that what a kill leaves of it is not taken for a result.
         (folder / "zarr.json").unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)
 
     def thin(self, node: str, key: str) -> None:
         """Leave one result beside that of a key: the newest complete one, else the newest."""
@@ -427,7 +510,7 @@ class Store:
         return dataset
 
 
-def _drop_damaged(path: Path) -> None:
+def _drop_damaged(path: Place) -> None:
     """Delete a group's description that was cut short, so that it is written anew."""
     try:
         json.loads(path.read_bytes())

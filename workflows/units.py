@@ -85,8 +85,8 @@ def run_unit(task: UnitTask) -> UnitRecord:
     arrays = get_sync(dict(task.graph), list(task.keys))
     names = [v.name for v in task.writer.layout.variables]
     named = dict(zip(names, arrays, strict=True))
-    checksum = task.writer.write(task.unit, named)
     key = task.key if task.lasting is None or task.lasting(named) else ""
+    checksum = task.writer.write(task.unit, named, key=key)
     del arrays, named
     _give_back()
     seconds = round(time.monotonic() - begin, 4)

@@ -16,6 +16,7 @@ import zarr
 from skyloom.ops.arrays import array_fields
 from skyloom.ops.errors import DataError
 from skyloom.ops.frames import open_source
+from skyloom.workflows.places import folders, zarr_root
 from skyloom.workflows.schedulers import Scheduler
 from skyloom.workflows.store import COMPRESSORS, FRAMES, Store, disk_errors
 from skyloom.workflows.stored import location
@@ -30,8 +31,9 @@ def unpacked(session: xr.Dataset, store: Store) -> xr.Dataset:
     """Session whose frames are read from their copies in the store where there are some."""
     sources = session["source"].values.tolist()
     changed = False
+    copies = _copies(store)
     for index, content in enumerate(session["frame"].values.tolist()):
-        if _complete(store, content):
+        if content in copies and _complete(store, content):
             shape = (int(session["height"].values[index]), int(session["width"].values[index]))
             sources[index] = array_fields(location(str(store.root), FRAMES), content, (-1, -1), shape)
             changed = True
@@ -43,10 +45,12 @@ def unpacked(session: xr.Dataset, store: Store) -> xr.Dataset:
 def packed_frames(session: xr.Dataset, store: Store | None) -> list[int]:
     """Rows of the frames that have to be decoded whole and have no copy yet."""
     rows = []
+    copies = _copies(store) if store is not None else set()
     for index, (content, spec) in enumerate(
         zip(session["frame"].values.tolist(), session["source"].values.tolist(), strict=True)
     ):
-        if (store is None or not _complete(store, content)) and not open_source(spec).windowed:
+        copied = store is not None and content in copies and _complete(store, content)
+        if not copied and not open_source(spec).windowed:
             rows.append(index)
     return rows
 
@@ -71,7 +75,7 @@ def unpack(
     names, specs = session["frame"].values.tolist(), session["source"].values.tolist()
     with disk_errors(f"decoding frames into {store.root}"):
         # Here, not in the tasks: two that make it at once get in each other's way.
-        zarr.open_group(str(store.root), mode="a", zarr_format=3).require_group(FRAMES)
+        zarr.open_group(store.hierarchy, mode="a", zarr_format=3).require_group(FRAMES)
     waiting = list(rows)[::-1]
     flying: dict[Future[None], int] = {}
     while waiting or flying:
@@ -94,7 +98,7 @@ def unpack_frame(root: str, content: str, spec: str) -> None:
     with np.errstate(invalid="ignore"):
         counts = pixels.astype(np.uint16)
     with disk_errors(f"decoding a frame into {root}"):
-        group = zarr.open_group(root, path=FRAMES, mode="r+", zarr_format=3)
+        group = zarr.open_group(zarr_root(root), path=FRAMES, mode="r+", zarr_format=3)
         array = group.create_array(
             content,
             shape=(height, width),
@@ -109,11 +113,16 @@ def unpack_frame(root: str, content: str, spec: str) -> None:
         array.attrs["complete"] = True
 
 
+def _copies(store: Store) -> set[str]:
+    """Content ids of the frames that have copies, perhaps unfinished ones."""
+    return {folder.name for folder in folders(store.root / FRAMES)}
+
+
 def _complete(store: Store, content: str) -> bool:
     if not (store.root / FRAMES / content / "zarr.json").exists():
         return False
     try:
-        array = zarr.open_array(str(store.root), path=f"{FRAMES}/{content}", mode="r", zarr_format=3)
+        array = zarr.open_array(store.hierarchy, path=f"{FRAMES}/{content}", mode="r", zarr_format=3)
     except (ValueError, KeyError, TypeError):
         return False  # cut short when the power went
     return bool(array.attrs.get("complete"))

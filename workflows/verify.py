@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Container, Mapping
 
 import xarray as xr
 
@@ -41,7 +42,11 @@ def verified(store: Store, name: str, key: str, writer: UnitWriter, *, all_of_th
         How many are not; the journal has them no longer.
     """
     journal = store.journal(name, key)
-    records = journal.read()
+    records, voided = journal.replay()
+    found = _unjournaled(writer, {*records, *voided})
+    if found:
+        with journal.writing():
+            journal.append(found.values())
     looked_at = list(records) if all_of_them else recent(records)
     lost = [u for u in looked_at if writer.read_checksum(u) != records[u].checksum]
     with disk_errors(f"node {name!r}, project {store.project}"):
@@ -50,7 +55,25 @@ def verified(store: Store, name: str, key: str, writer: UnitWriter, *, all_of_th
             store.trust(name, key)
     for unit in lost:
         del records[unit]
-    return records, len(lost)
+    return records | found, len(lost)
+
+
+def _unjournaled(writer: UnitWriter, known: Container[tuple[int, ...]]) -> Records:
+    """Units that lie in an object store whole, whose lines were lost with the run that had kept them back.
+
+    Of those the journal has taken back none is found so: what they were made from may be wrong.
+    """
+    found: Records = {}
+    for unit, block in writer.noted(u for u in writer.layout.units() if u not in known):
+        try:
+            note = json.loads(block.note())
+            checksum, key = int(note["checksum"]), str(note["key"])
+            finished = block.stat().st_mtime
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            continue  # the run was stopped in the middle of it
+        if writer.read_checksum(unit) == checksum:
+            found[unit] = UnitRecord(unit, checksum, 0.0, finished, key)
+    return found
 
 
 def recent(records: Mapping[tuple[int, ...], UnitRecord]) -> list[tuple[int, ...]]:
@@ -123,5 +146,5 @@ def _not_as_written(
     layout = Layout.of(dataset, unit, node=node)
     writer = UnitWriter(str(store.root), f"{node}/{key}", node, layout)
     known = [u for u in records if len(u) == len(layout.unit_dims)]
-    looked_at = known if all_of_them else [u for u in known if not writer.is_there(u)]
+    looked_at = known if all_of_them else writer.absent(known)
     return sum(writer.read_checksum(u) != records[u].checksum for u in looked_at)

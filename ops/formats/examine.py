@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from skyloom.ops.formats import fits
+from skyloom.ops.formats.byte_file import one_look, open_file
+from skyloom.ops.formats.fetched import examine_object
 from skyloom.ops.formats.frame_file import FrameFile, UnusableFile
+from skyloom.ops.objects import is_address
 
 HEAD_BYTES = 64
 """Bytes a format is known by."""
@@ -77,8 +80,18 @@ def examine(path: str | Path) -> list[FrameFile]:
         If there is none, or the file is not what its headers promise; the reason has numbers and remedy.
     """
     name = os.fspath(path)
+    if not is_address(name):
+        return _examine(name)
     try:
-        with Path(name).open("rb") as file:
+        with one_look(name):
+            return _examine(name)
+    except FileNotFoundError as failure:
+        raise UnusableFile(name, f"cannot be read: {failure.strerror or failure}") from failure
+
+
+def _examine(name: str) -> list[FrameFile]:
+    try:
+        with open_file(name) as file:
             head = file.read(HEAD_BYTES)
     except OSError as failure:
         raise UnusableFile(name, f"cannot be read: {failure.strerror or failure}") from failure
@@ -88,7 +101,10 @@ def examine(path: str | Path) -> list[FrameFile]:
         if head.startswith(signature):
             raise UnusableFile(name, reason)
     form = format_of(head, Path(name).suffix.lower())
-    return fits.examine(path) if form is None else _reader(name, form)(path)
+    reader = fits.examine if form is None else _reader(name, form)
+    if not is_address(name):
+        return reader(name)
+    return examine_object(name, reader, by_range=form is None or form is XISF)
 
 
 def format_of(head: bytes, suffix: str) -> Format | None:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from skyloom.ops.formats.byte_file import facts_of, full_name, open_file, pread
 from skyloom.ops.formats.fits_frames import CFA_KEYWORDS, frames_among, is_companion, part_names, planes
 from skyloom.ops.formats.fits_header import BLOCK, Card, Header
 from skyloom.ops.formats.fits_lookup import lookup_tables, refers_to_tables
@@ -59,8 +60,8 @@ def examine(path: str | Path) -> list[FrameFile]:
     """
     name = os.fspath(path)
     try:
-        with Path(name).open("rb") as file:
-            facts = os.fstat(file.fileno())
+        with open_file(name) as file:
+            facts = facts_of(file)
             head = file.read(64)
     except OSError as failure:
         raise UnusableFile(name, f"cannot be read: {failure.strerror or failure}") from failure
@@ -201,7 +202,7 @@ class _Walk:
         if bscale == 0.0:
             raise UnusableFile(path, "broken header: BSCALE = 0 makes all pixels equal; write the file again")
         source = FitsSource(
-            path=str(Path(path).absolute()),
+            path=full_name(path),
             size=self.facts.size,
             mtime_ns=self.facts.mtime_ns,
             shape=shape,
@@ -240,9 +241,8 @@ def _truncated(image: _Image, end: int, found: int) -> str:
 
 def _gzip_length(facts: _Facts) -> int:
     """Length (modulo 2^32) of the last member of a gzip file, which its last bytes tell."""
-    with Path(facts.path).open("rb") as file:
-        file.seek(max(facts.size - 4, 0))
-        return int.from_bytes(file.read(4), "little")
+    with open_file(facts.path) as file:
+        return int.from_bytes(pread(file, 4, max(facts.size - 4, 0)), "little")
 
 
 def _length(facts: _Facts, stream: Stream, end: int) -> int:

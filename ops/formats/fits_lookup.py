@@ -47,7 +47,9 @@ def lookup_tables(path: str, unit: int) -> WCS:
     from astropy.io import fits
     from astropy.wcs import WCS
 
-    with fits.open(path) as units:
+    from skyloom.ops.formats.fetched import on_disk
+
+    with on_disk(path) as file, fits.open(file) as units:
         cards = fits.Header([card for card in units[unit].header.cards if _KEYWORD.match(card.keyword)])
         for axis in (1, 2):
             for kind in ("CPDIS", "D2IMDIS"):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import bz2
 import importlib
-import os
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from skyloom.ops.formats.byte_file import facts_of, open_file, pread
 from skyloom.ops.formats.frame_file import UnusableFile
 
 CHUNK = 2**16
@@ -31,7 +30,7 @@ class Stream:
     def __init__(self, path: str, codec: str) -> None:
         self._path = path
         self._codec = codec
-        self._file = Path(path).open("rb")  # noqa: SIM115  (closed by __exit__)
+        self._file = open_file(path)
         self._chunks = self._inflate() if codec else iter(())
         self._buffer = bytearray()
         self._start = 0
@@ -45,7 +44,7 @@ class Stream:
     def read_at(self, offset: int, count: int) -> bytes:
         """Up to `count` bytes from `offset`; fewer at the end. Compressed: offsets must not fall."""
         if not self._codec:
-            return os.pread(self._file.fileno(), count, offset)
+            return pread(self._file, count, offset)
         drop = offset - self._start
         if drop < 0:
             raise ValueError("a compressed stream is read forward")
@@ -70,7 +69,7 @@ class Stream:
     def length(self) -> int:
         """Bytes of the whole stream; what is left of it is decompressed."""
         if not self._codec:
-            return os.fstat(self._file.fileno()).st_size
+            return int(facts_of(self._file).st_size)
         end = self._start + len(self._buffer)
         self._buffer.clear()
         end += sum(len(c) for c in self._chunks)

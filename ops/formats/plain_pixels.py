@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skyloom.ops.formats.byte_file import ObjectFile, facts_of, open_file, pread
 from skyloom.ops.formats.frame_file import UnusableFile
+from skyloom.ops.objects import is_address
 
 IO_BUFFERS = 1024
 """Buffers one vectored read may fill (IOV_MAX of Linux and macOS)."""
@@ -29,8 +32,8 @@ def file_state(path: str) -> tuple[int, int, bytes]:
         If it cannot be read, or is empty.
     """
     try:
-        with Path(path).open("rb") as file:
-            facts = os.fstat(file.fileno())
+        with open_file(path) as file:
+            facts = facts_of(file)
             head = file.read(64)
     except OSError as failure:
         raise UnusableFile(path, f"cannot be read: {failure.strerror or failure}") from failure
@@ -57,10 +60,16 @@ def content_id(path: str, size: int, header: bytes, first: int, count: int) -> s
     """Content id, 16 hex digits: of the size, the header and samples of `count` bytes from `first`."""
     digest = hashlib.blake2b(f"{size}:".encode(), digest_size=8)
     digest.update(header)
-    with Path(path).open("rb") as file:
-        for start in sample_offsets(count):
-            digest.update(os.pread(file.fileno(), min(SAMPLE_BYTES, count - start), first + start))
+    places = [(first + start, min(SAMPLE_BYTES, count - start)) for start in sample_offsets(count)]
+    with open_file(path) as file:
+        for part in file.parts(places) if isinstance(file, ObjectFile) else _parts(file.fileno(), places):
+            digest.update(part)
     return digest.hexdigest()
+
+
+def _parts(descriptor: int, places: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+    for offset, count in places:
+        yield os.pread(descriptor, count, offset)
 
 
 def sample_offsets(count: int) -> list[int]:
@@ -83,6 +92,12 @@ def read_bytes(path: str, offset: int, count: int) -> bytes:
     UnusableFile
         If the file ends before.
     """
+    if is_address(path):
+        with open_file(path) as file:
+            found = pread(file, count, offset)
+        if len(found) < count:
+            raise UnusableFile(path, f"truncated while it was read (at byte {offset + count}); run again")
+        return found
     # Nothing is allocated for what the file does not have.
     with Path(path).open("rb", buffering=0) as file:
         if offset + count > os.fstat(file.fileno()).st_size:

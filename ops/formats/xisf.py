@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from skyloom.ops.formats.byte_file import full_name
 from skyloom.ops.formats.cards import STRUCTURAL, header_of, read_value, with_rows_reversed
 from skyloom.ops.formats.fits_header import Card, Header
 from skyloom.ops.formats.frame_file import FrameFile, UnusableFile
@@ -123,7 +124,7 @@ def _examine(name: str, header: XisfHeader) -> list[FrameFile]:
     files = []
     for channel, band in enumerate(bands):
         source = XisfSource(
-            path=str(Path(name).absolute()),
+            path=full_name(name),
             size=header.size,
             mtime_ns=header.mtime_ns,
             shape=(height, width),

@@ -9,9 +9,12 @@ from pathlib import Path
 
 from skyloom.ops.errors import DataError
 from skyloom.ops.formats.examine import ARCHIVE_SUFFIXES, SUFFIXES
+from skyloom.ops.objects import ObjectPath, is_address
+
+FilePath = Path | ObjectPath
 
 
-def find(files: str | Path | Sequence[str | Path]) -> tuple[list[Path], list[tuple[str, str]]]:
+def find(files: str | Path | Sequence[str | Path]) -> tuple[list[FilePath], list[tuple[str, str]]]:
     """Files, each once, sorted by path; and what the folders hold beside that, with the reason.
 
     Raises
@@ -19,28 +22,28 @@ def find(files: str | Path | Sequence[str | Path]) -> tuple[list[Path], list[tup
     DataError
         If nothing is given, a path does not exist or there is no file that can hold a frame.
     """
-    given = [Path(files)] if isinstance(files, str | Path) else [Path(f) for f in files]
+    given = [files] if isinstance(files, str | Path) else list(files)
     if not given:
         raise DataError("no files given; name files of frames or folders that hold them")
-    for url in files if not isinstance(files, str | Path) else [files]:
-        if "://" in str(url):
-            raise DataError(f"{url}: object stores are not read; copy the frames to a folder, or mount it as one")
     paths: dict[Path, None] = {}
+    objects: dict[ObjectPath, None] = {}
     beside = []
-    for path in given:
+    for one in given:
+        if is_address(one):
+            there = _objects(str(one))
+            objects.update(dict.fromkeys(p for p in there if p.suffix.lower() in SUFFIXES or len(there) == 1))
+            beside += _archives(there)
+            continue
+        path = Path(one)
         if path.is_dir():
             inside = sorted(_walk(path))
             paths.update(dict.fromkeys(p for p in inside if p.suffix.lower() in SUFFIXES))
-            beside += [
-                (p.name, f"{p.suffix.lower()} files are not read; unpack it or save it as FITS")
-                for p in inside
-                if p.suffix.lower() in ARCHIVE_SUFFIXES
-            ]
+            beside += _archives(inside)
         elif path.exists() or path.is_symlink():
             paths[path.absolute()] = None
         else:
             raise DataError(f"{path}: there is no such file or folder")
-    if not paths:
+    if not paths and not objects:
         count = Counter(reason.split(" ")[0] for _, reason in beside)
         what = ", ".join(f"{n} {suffix}" for suffix, n in sorted(count.items()))
         raise DataError(
@@ -48,7 +51,30 @@ def find(files: str | Path | Sequence[str | Path]) -> tuple[list[Path], list[tup
             + (f" (there are: {what}, not read)" if what else "")
             + f"; names of frames end in {', '.join(SUFFIXES)}"
         )
-    return sorted(paths), beside
+    return [*sorted(paths), *sorted(objects)], beside
+
+
+def _archives(paths: Sequence[FilePath]) -> list[tuple[str, str]]:
+    return [
+        (p.name, f"{p.suffix.lower()} files are not read; unpack it or save it as FITS")
+        for p in paths
+        if p.suffix.lower() in ARCHIVE_SUFFIXES
+    ]
+
+
+def _objects(address: str) -> list[ObjectPath]:
+    """The object of an address, else all below it but what `_walk` passes over, too."""
+    where = ObjectPath.of(address)
+    if where.key and not address.endswith("/") and where.exists():
+        return [where]
+    found = []
+    for path, _ in where.listed():
+        *folders, name = path.parts[len(where.parts) :]
+        if not name.startswith(".") and not any(f.startswith(".") or f.endswith(".zarr") for f in folders):
+            found.append(path)
+    if not found:
+        raise DataError(f"{address}: there is no such object, and none below it")
+    return found
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -60,9 +86,9 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield Path(base, name)
 
 
-def short_names(paths: Sequence[Path]) -> dict[Path, str]:
+def short_names(paths: Sequence[FilePath]) -> dict[FilePath, str]:
     """File names with as many parent folders as makes them differ."""
-    names: dict[Path, str] = {}
+    names: dict[FilePath, str] = {}
     waiting, depth = list(paths), 1
     while waiting:
         short = {p: "/".join(p.parts[-depth:]) for p in waiting}

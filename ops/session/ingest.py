@@ -24,7 +24,7 @@ from skyloom.ops.session.describe import describe
 from skyloom.ops.session.fact import Fact
 from skyloom.ops.session.facts import read_facts
 from skyloom.ops.session.fields import COLUMNS
-from skyloom.ops.session.files import find, short_names
+from skyloom.ops.session.files import FilePath, find, short_names
 from skyloom.ops.session.header_wcs import celestial_wcs
 from skyloom.ops.session.overrule import Rule, read_rules, stated
 from skyloom.ops.session.pixels import frame_pixels
@@ -45,7 +45,7 @@ _NO_HEADER = Header()
 class _Frame:
     """A usable frame."""
 
-    path: Path
+    path: FilePath
     name: str
     file: FrameFile
     """Without its headers: what they say is in `facts` and `wcs`."""
@@ -71,7 +71,8 @@ def ingest(
     Parameters
     ----------
     files
-        Files of frames, in any format skyloom reads, and folders, which are searched with all their subfolders.
+        Files of frames, in any format skyloom reads, and folders, which are searched with all their subfolders;
+        or addresses in an object store (s3://bucket/night/).
     bands
         Bands (or filters) of lights to take, as the session names them; none = all. Change it to stack some of the
         filters of a folder.
@@ -144,14 +145,14 @@ def open_session(files: str | Path | Sequence[str | Path]) -> xr.Dataset:
 # --- examining ---
 
 
-def _try_examine(path: Path) -> list[FrameFile] | UnusableFile:
+def _try_examine(path: FilePath) -> list[FrameFile] | UnusableFile:
     try:
-        return examine(path)
+        return examine(str(path))
     except UnusableFile as failure:
         return failure
 
 
-def _frame(path: Path, name: str, file: FrameFile, templates: list[Template], rules: list[Rule]) -> _Frame:
+def _frame(path: FilePath, name: str, file: FrameFile, templates: list[Template], rules: list[Rule]) -> _Frame:
     facts, odd = read_facts(
         file.header,
         path.as_posix(),
@@ -216,7 +217,7 @@ def _nothing(left_out: Sequence[tuple[str, str]]) -> str:
 
 
 def _unused(
-    paths: Sequence[Path], found: Sequence[_Frame], templates: Sequence[Template], rules: Sequence[Rule]
+    paths: Sequence[FilePath], found: Sequence[_Frame], templates: Sequence[Template], rules: Sequence[Rule]
 ) -> list[str]:
     """Patterns and rules that fit no file: most likely misspelt."""
     names = [p.as_posix() for p in paths]

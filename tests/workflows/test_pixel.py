@@ -191,9 +191,9 @@ def test_it_says_when_the_frames_have_gone(session: Path, project: Path, tmp_pat
     store = Store(project)
     key = store.newest("normalize")
     assert key is not None
-    shutil.move(store.root / "normalize" / key, tmp_path / "taken")
+    shutil.move(str(store.root / "normalize" / key), tmp_path / "taken")
     try:
         assert main(["pixel", str(project), "150", "100"]) == 2
         assert "normalize was made anew" in capsys.readouterr().err
     finally:
-        shutil.move(tmp_path / "taken", store.root / "normalize" / key)
+        shutil.move(tmp_path / "taken", str(store.root / "normalize" / key))

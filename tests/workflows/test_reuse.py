@@ -188,7 +188,7 @@ def test_larger_frames_change_the_padding_of_all(tmp_path: Path, measured: list[
 def test_what_rots_in_the_store_is_measured_again(tmp_path: Path, measured: list[str]) -> None:
     folder = write(tmp_path / "in", 1, 2, 3)
     run(folder, tmp_path / "p")
-    (chunk,) = (Store(tmp_path / "p").root / "measure").rglob("cells/c/1/0/0/0")
+    (chunk,) = Path(str(Store(tmp_path / "p").root), "measure").rglob("cells/c/1/0/0/0")
     torn = bytearray(chunk.read_bytes())
     torn[len(torn) // 2] ^= 255
     chunk.write_bytes(torn)

@@ -6,13 +6,14 @@ import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 import yaml
 
 from skyloom.ops.registry import FILES
+from skyloom.workflows.lines import lines_of
+from skyloom.workflows.places import Place
 from skyloom.workflows.store import Store
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ class Project:
         """Events of the log, oldest first; a torn line is left out."""
         events = []
         try:
-            lines = (self.store.project / "run.log.jsonl").read_text("utf-8", errors="replace").splitlines()
+            written = lines_of(self.store.project / "run.log.jsonl").read()
+            lines = written.decode("utf-8", "replace").splitlines()
         except OSError:
             return []
         for line in lines:
@@ -234,7 +236,7 @@ def _columns_read(dataset: xr.Dataset) -> xr.Dataset:
     return dataset.assign(dataset[lazy].compute().data_vars) if lazy else dataset
 
 
-def open_facts(project: Path) -> Project:
+def open_facts(project: str | Place) -> Project:
     """Read a project.
 
     Raises

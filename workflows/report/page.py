@@ -8,8 +8,8 @@ import logging
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 
+from skyloom.workflows.places import Place, write_whole
 from skyloom.workflows.report.canvas_section import maps_section, seams_section
 from skyloom.workflows.report.facts import Project, open_facts
 from skyloom.workflows.report.frames_section import frames_section, left_out_section
@@ -83,17 +83,17 @@ def _head(project: Project) -> Markup:
         return el("p", f"The log cannot be read: {failure}", class_="bad")
 
 
-def write_report(project: Path) -> Path:
+def write_report(project: str | Place) -> Place:
     """Write a project's `outputs/report.html` from what its store, journals and log say.
 
     Parameters
     ----------
     project
-        Folder of a project, finished or not.
+        Folder or address of a project, finished or not.
 
     Returns
     -------
-    Path
+    Path or ObjectPlace
         The file.
 
     Raises
@@ -107,10 +107,6 @@ def write_report(project: Path) -> Path:
     text = page(facts)
     path = facts.store.project / "outputs" / NAME
     with disk_errors(f"writing {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Under another name until it is whole.
-        partial = path.with_name(f".{NAME}.partial")
         # Names of files that are no UTF-8 are no reason to show nothing.
-        partial.write_text(text, encoding="utf-8", errors="replace")
-        partial.replace(path)
+        write_whole(path, text.encode("utf-8", "replace"))
     return path

@@ -20,6 +20,8 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 
 from skyloom.ops.errors import DataError
+from skyloom.workflows.places import Place
+from skyloom.workflows.shards import read_window
 from skyloom.workflows.stored import stored_array
 from skyloom.workflows.viewer.kept import Kept
 
@@ -70,7 +72,7 @@ class StoredPixels:
         If there is no array.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self.folder = folder
         self.layout = read_layout(folder)
 
@@ -97,8 +99,7 @@ class StoredPixels:
         if not self.layout.plain:
             try:
                 array = stored_array(str(self.folder.parent), self.folder.name)
-                window: Any = (*lead, rows, columns)
-                return np.asarray(array[window])
+                return read_window(array, (*lead, rows, columns))
             except (OSError, KeyError, ValueError, RuntimeError) as failure:
                 raise DataError(f"{self.folder} cannot be read ({failure})") from failure
         shape = rows.stop - rows.start, columns.stop - columns.start
@@ -109,13 +110,13 @@ class StoredPixels:
             self._file(first, lead, (fy, fx), (rows, columns), out)
         return out
 
-    def files(self, lead: tuple[int, ...], rows: slice, columns: slice) -> list[Path]:
+    def files(self, lead: tuple[int, ...], rows: slice, columns: slice) -> list[Place]:
         """Files a window is read from, whether they are there or not."""
         height, width = self.layout.file[-2:]
         first = [i // n for i, n in zip(lead, self.layout.file, strict=False)]
         return [self._path((*first, fy, fx)) for fy, fx in product(_over(rows, height), _over(columns, width))]
 
-    def _path(self, index: tuple[int, ...]) -> Path:
+    def _path(self, index: tuple[int, ...]) -> Place:
         return self.folder.joinpath("c", *map(str, index))
 
     def _file(
@@ -124,6 +125,7 @@ class StoredPixels:
     ) -> None:  # fmt: skip
         """Lay what a file has of a window into it."""
         path = self._path((*first, *place))
+        assert isinstance(path, Path)
         try:
             file = path.open("rb", buffering=0)
         except FileNotFoundError:
@@ -189,7 +191,7 @@ def _over(window: slice, side: int) -> range:
     return range(window.start // side, (window.stop - 1) // side + 1)
 
 
-def read_layout(folder: Path) -> Layout:
+def read_layout(folder: Place) -> Layout:
     """Layout of an array, by its metadata.
 
     Raises
@@ -205,14 +207,14 @@ def read_layout(folder: Path) -> Layout:
 
 
 @lru_cache(maxsize=1024)
-def _layout(folder: Path, state: tuple[int, int]) -> Layout:
+def _layout(folder: Place, state: tuple[int, int]) -> Layout:
     about = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))
     shape = tuple(int(n) for n in about["shape"])
     file = tuple(int(n) for n in about["chunk_grid"]["configuration"]["chunk_shape"])
     if about["data_type"] == "string":
         return Layout(shape, np.dtype(object), file, file, 0.0, plain=False)
     dtype = np.dtype(about["data_type"]).newbyteorder("<")
-    codecs, chunk, plain = about["codecs"], file, checksum is not None
+    codecs, chunk, plain = about["codecs"], file, checksum is not None and isinstance(folder, Path)
     if codecs[0]["name"] == "sharding_indexed":
         inside = codecs[0]["configuration"]
         chunk = tuple(int(n) for n in inside["chunk_shape"])

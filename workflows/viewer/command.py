@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import threading
 import webbrowser
-from pathlib import Path
 
 from skyloom.ops.errors import DataError, SkyloomError
 from skyloom.workflows.machine import return_memory_early
+from skyloom.workflows.places import Place
 from skyloom.workflows.status import open_project
 from skyloom.workflows.viewer.look import Look
 from skyloom.workflows.viewer.server import Server
 from skyloom.workflows.viewer.tiles import Tiles
 
 
-def open_server(project: Path, *, node: str | None = None, port: int = 0) -> Server:
+def open_server(project: str | Place, *, node: str | None = None, port: int = 0) -> Server:
     """Server of a project's page, not yet serving.
 
     Parameters

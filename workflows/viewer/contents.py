@@ -12,6 +12,7 @@ from typing import Any
 from skyloom.ops.errors import ConfigError, DataError
 from skyloom.ops.grid import Grid
 from skyloom.ops.registry import suggest
+from skyloom.workflows.places import ObjectPlace, Place, folders
 from skyloom.workflows.store import OME, Store
 from skyloom.workflows.stored import stored_array
 from skyloom.workflows.viewer.chunks import StoredPixels
@@ -20,6 +21,8 @@ NEW = "+"
 """Behind the name of a node: its result that is being made while an earlier one is still there."""
 _STALE = 0.5
 """Seconds for which a look at the store holds."""
+_STALE_FAR = 10.0
+"""The same of an object store, which takes some requests."""
 _FIRST = ("image", "weight", "variance", "count", "rejected_low", "rejected_high")
 _KINDS = "fiub"
 _LEAST = 8
@@ -31,7 +34,7 @@ class Variable:
     """An array of pixels of a result."""
 
     name: str
-    folder: Path
+    folder: Place
     lead: str
     """Dimension before y and x; "" = none."""
     labels: tuple[str, ...]
@@ -65,7 +68,7 @@ class Result:
     started: float
     grid: Grid | None
     variables: Mapping[str, Variable]
-    levels: tuple[Path, ...]
+    levels: tuple[Place, ...]
     """Arrays of its pyramid: the image and those above; () = it has none."""
     made_from: Mapping[str, str] = field(default_factory=dict)
     """Node → key of all that it was made from."""
@@ -82,7 +85,7 @@ class Contents:
 
     def results(self) -> dict[str, Result]:
         """All results with pixels, by id, in the order in which they were begun."""
-        if time.monotonic() - self._looked < _STALE:
+        if time.monotonic() - self._looked < (_STALE if isinstance(self.store.root, Path) else _STALE_FAR):
             return self._found
         found: list[Result] = []
         for node in self.store.nodes():
@@ -118,9 +121,7 @@ class Contents:
         """Text that changes when more of a result is there."""
         if result.complete:
             return f"{result.key}{'p' if result.levels else ''}"
-        path = self.store.journal(result.node, result.key).path
-        size = path.stat().st_size if path.exists() else 0
-        return f"{result.key}-{size}"
+        return f"{result.key}-{self.store.journal(result.node, result.key).size}"
 
     def default(self) -> Result | None:
         """What to show first: the last stretched picture, else the last mosaic, else what comes last."""
@@ -144,14 +145,14 @@ class Contents:
         return self._known[known]
 
 
-def _read_result(folder: Path, node: str, key: str) -> Result | None:
+def _read_result(folder: Place, node: str, key: str) -> Result | None:
     try:
         attrs = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))["attributes"]
         meta = attrs["skyloom"]
     except (OSError, ValueError, KeyError):
         # It is being laid out.
         return None
-    found = (_variable(p) for p in sorted(folder.iterdir()) if p.is_dir())
+    found = (_variable(p) for p in sorted(folders(folder), key=str))
     variables = {v.name: v for v in found if v is not None}
     if "image" in variables and not variables["image"].units:
         variables["image"] = replace(variables["image"], units=str(attrs.get("units", "")))
@@ -180,7 +181,7 @@ def _read_result(folder: Path, node: str, key: str) -> Result | None:
     )
 
 
-def _variable(folder: Path) -> Variable | None:
+def _variable(folder: Place) -> Variable | None:
     """Array as a variable, if it is an image or a stack of images."""
     try:
         about = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))
@@ -207,7 +208,7 @@ def _variable(folder: Path) -> Variable | None:
     )
 
 
-def _labels(folder: Path, lead: str, count: int) -> tuple[str, ...]:
+def _labels(folder: Place, lead: str, count: int) -> tuple[str, ...]:
     try:
         named = stored_array(str(folder.parent), lead)
         texts = [str(v) for v in named[...].tolist()]  # type: ignore[union-attr]
@@ -218,7 +219,7 @@ def _labels(folder: Path, lead: str, count: int) -> tuple[str, ...]:
     return tuple(texts) if len(texts) == count else tuple(str(i) for i in range(count))
 
 
-def _kinds(folder: Path, count: int) -> list[str]:
+def _kinds(folder: Place, count: int) -> list[str]:
     """Masters have no names; what they are of says more than a number."""
     try:
         kinds = [str(v) for v in stored_array(str(folder.parent), "kind")[...].tolist()]  # type: ignore[union-attr]
@@ -227,11 +228,17 @@ def _kinds(folder: Path, count: int) -> list[str]:
     return [f"{kind} {i}" for i, kind in enumerate(kinds)] if len(kinds) == count else []
 
 
-def _levels(folder: Path, attrs: Mapping[str, Any]) -> tuple[Path, ...]:
+def _levels(folder: Place, attrs: Mapping[str, Any]) -> tuple[Place, ...]:
     try:
         datasets = attrs[OME]["multiscales"][0]["datasets"]
         paths = tuple(folder / str(d["path"]) for d in datasets)
     except (KeyError, IndexError, TypeError):
         return ()
-    inside = all(p.resolve().is_relative_to(folder.resolve()) and (p / "zarr.json").exists() for p in paths)
+    inside = all(_is_inside(p, folder) and (p / "zarr.json").exists() for p in paths)
     return paths if inside and len(paths) > 1 else ()
+
+
+def _is_inside(path: Place, folder: Place) -> bool:
+    if isinstance(path, ObjectPlace) or isinstance(folder, ObjectPlace):
+        return str(path).startswith(f"{folder}/")
+    return path.resolve().is_relative_to(folder.resolve())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +14,7 @@ from skyloom.ops.errors import ConfigError
 from skyloom.ops.grid import Grid, pixel_to_sky, sky_to_pixel
 from skyloom.ops.pyramid import quick_block_mean
 from skyloom.ops.registry import suggest
+from skyloom.workflows.places import Place
 from skyloom.workflows.viewer.chunks import StoredPixels
 from skyloom.workflows.viewer.contents import Result, Variable
 
@@ -125,7 +125,7 @@ class StoredLayer:
                     target[y : y + step, x : x + step] = quick_block_mean(self.window(plane, *window), factor)
         return out
 
-    def files(self, rows: slice, columns: slice) -> list[Path]:
+    def files(self, rows: slice, columns: slice) -> list[Place]:
         """Files a window is read from."""
         found = [f for p in self.planes for f in self._pixels.files(self.variable.index(p), rows, columns)]
         return list(dict.fromkeys(found))

@@ -26,7 +26,7 @@ def test_what_is_found(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     paths, beside = find(tmp_path)
-    assert [p.relative_to(tmp_path).as_posix() for p in paths] == ["a.xisf", "b.FIT", "x/c.nef"]
+    assert [Path(str(p)).relative_to(tmp_path).as_posix() for p in paths] == ["a.xisf", "b.FIT", "x/c.nef"]
     assert [name for name, _ in beside] == ["d.zip"]
     # A file that is named is taken whatever its name.
     assert find(tmp_path / "x/e.txt")[0] == [tmp_path / "x/e.txt"]

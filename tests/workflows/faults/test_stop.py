@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from skyloom.ops.errors import CapacityError
-from skyloom.workflows import driving, journal, runner, shards
+from skyloom.workflows import driving, shards
+from skyloom.workflows import lines as lines_module
 from skyloom.workflows.cli import main
 from skyloom.workflows.progress import Silent
 from skyloom.workflows.runner import run_workflow
@@ -168,8 +169,7 @@ def test_a_project_that_becomes_read_only(faults: Any, monkeypatch: pytest.Monke
 
     def writable(target: Any, region: Any, values: Any) -> None:
         if "tiles" in target.path and len(faults.done()) > 8:
-            monkeypatch.setattr(journal, "append_lines", refuse)
-            monkeypatch.setattr(runner, "append_lines", refuse)
+            monkeypatch.setattr(lines_module, "append_lines", refuse)
             refuse()
         write(target, region, values)
 
@@ -187,15 +187,14 @@ def test_a_project_that_becomes_read_only(faults: Any, monkeypatch: pytest.Monke
         assert stopped.value.exit_code == 4
         assert "node 'tiles'" in str(stopped.value)
         assert any(line.startswith("the log does not have it") for line in lines)
-    monkeypatch.setattr(journal, "append_lines", journal_append)
-    monkeypatch.setattr(runner, "append_lines", journal_append)
+    monkeypatch.setattr(lines_module, "append_lines", append_lines)
     faults.forget()
     run_workflow(faults.workflow, faults.frames, project=faults.project, scheduler="synchronous")
     assert len(faults.done()) == 12
     np.testing.assert_array_equal(faults.image(), faults.expected())
 
 
-journal_append = journal.append_lines
+append_lines = lines_module.append_lines
 
 
 def test_a_process_the_system_kills_for_its_memory(faults: Any) -> None:

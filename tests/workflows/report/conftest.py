@@ -205,4 +205,4 @@ def made(tmp_path: Path) -> Path:
     events.append({"event": "done", "seconds": 12.0})
     lines = [json.dumps({"time": START + i, **e}) for i, e in enumerate(events)]
     (store.project / "run.log.jsonl").write_text("\n".join(["{torn", *lines]) + "\n")
-    return store.project
+    return Path(str(store.project))

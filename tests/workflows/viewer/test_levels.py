@@ -196,7 +196,7 @@ def test_finished_tiles_appear(tmp_path: Path, slow: bool, monkeypatch: pytest.M
     found = Levels()
 
     def view() -> NDArray[np.float32]:
-        layer = layer_of(store.project, "node/image/0")
+        layer = layer_of(Path(str(store.project)), "node/image/0")
         assert not layer.result.complete
         found.view(layer, *WHOLE, 8)
         wait_for(found, layer)
@@ -222,7 +222,7 @@ def test_a_result_that_is_made_anew_is_beside_the_old_one(tmp_path: Path) -> Non
     arrays: dict[str, Any] = {"image": wide_arrays()["image"]}
     write_result(store, "node", arrays, canvas())
     write_result(store, "node", arrays, canvas(), units=1, key="k2")
-    os.utime(store.root / "node" / "k2" / "zarr.json")
+    os.utime(str(store.root / "node" / "k2" / "zarr.json"))
     contents = Contents(store)
     assert {r.id: (r.key, r.complete) for r in contents.results().values()} == {
         "node": ("k1", True),
