@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -25,6 +26,18 @@ def one_blas_thread(function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **kwargs)
 
     return limited
+
+
+@contextmanager
+def one_blas_thread_for_all() -> Iterator[None]:
+    """Keep BLAS on one thread in the whole process, where its threads belong to all of it.
+
+    Of several threads that each ask for the limit, the first to leave would give the others their threads back.
+    """
+    import scipy.linalg  # noqa: F401  # has a BLAS of its own, loaded with it
+
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield
 
 
 def blas_kernels() -> str:

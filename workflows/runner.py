@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from skyloom.ops.errors import CapacityError, ClusterError, DataError, SkyloomError
 from skyloom.ops.registry import FILES
+from skyloom.ops.threads import one_blas_thread_for_all
 from skyloom.workflows.driving import Patience, drive
 from skyloom.workflows.evaluate import Step, evaluate_node, is_session
 from skyloom.workflows.graph import Workflow
@@ -731,7 +732,11 @@ def run_workflow(
         count = 1
     # Small arrays are read here, one by one; asking which scheduler to use would import `distributed`.
     # By name dask would look for a cluster's client first, and import its scheduler for it.
-    with config.set(scheduler=get_sync), open_scheduler(scheduler, workers=count) as opened:
+    with (
+        config.set(scheduler=get_sync),
+        one_blas_thread_for_all(),
+        open_scheduler(scheduler, workers=count) as opened,
+    ):
         if opened.memory is not None:
             # What counts is the room a worker has, not that of the machine that hands the tasks out.
             memory = min(memory, opened.memory) if memory is not None else opened.memory

@@ -17,6 +17,7 @@ from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import google_crc32c
 import numpy as np
@@ -128,10 +129,37 @@ def write_block(target: zarr.Array[Any], region: tuple[slice, ...], values: NDAr
         return
     name, data = packed
     value = target.store_path / name
-    if data is None:
+    if isinstance(target.store, LocalStore):
+        # Without zarr's loop between, which costs a small block more than its bytes do.
+        _put(target.store.root / target.store_path.path, name, data)
+    elif data is None:
         sync(value.delete())
     else:
         sync(value.set(default_buffer_prototype().buffer.from_bytes(data)))
+
+
+def _put(folder: Path, name: str, data: bytes | None) -> None:
+    """Write a file of an array whole, or take it away."""
+    path = folder / name
+    if data is None:
+        path.unlink(missing_ok=True)
+        return
+    # The ending zarr has, too: what is left of a run that was killed is found by it.
+    half = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+    try:
+        try:
+            file = half.open("wb")
+        except FileNotFoundError:
+            # The array itself has to be there: what is written beside a store that went would be lost.
+            folder.joinpath("zarr.json").stat()
+            half.parent.mkdir(parents=True, exist_ok=True)
+            file = half.open("wb")
+        with file:
+            file.write(data)
+        half.replace(path)
+    except BaseException:
+        half.unlink(missing_ok=True)
+        raise
 
 
 def packed_block(

@@ -114,7 +114,7 @@ class UnitWriter:
         last: tuple[ObjectPlace, bytes] | None = None
         with disk_errors(f"node {self.node!r}, writing to {self.root}"):
             names = tuple(v.name for v in self.layout.variables)
-            targets = (_object_arrays if is_address(self.root) else _open_arrays)(self.root, self.group, names)
+            targets = _open_arrays(self.root, self.group, names)
             for variable in self.layout.variables:
                 region = variable.region(unit)
                 array = np.asarray(arrays[variable.name])
@@ -184,6 +184,8 @@ def _checksum(array: NDArray[Any], before: int) -> int:
     return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, before)
 
 
+# What lies under a key has one form: it is not asked for with every unit.
+@lru_cache(maxsize=64)
 def _open_arrays(root: str, group: str, names: tuple[str, ...]) -> dict[str, zarr.Array[Any]]:
     """Arrays of a result, to be written."""
     opened = zarr.open_group(zarr_root(root), path=group, mode="r+", zarr_format=3)
@@ -195,9 +197,7 @@ def _open_arrays(root: str, group: str, names: tuple[str, ...]) -> dict[str, zar
     return arrays
 
 
-# What lies under a key has one form: it is not asked for with every unit.
-_object_arrays = lru_cache(maxsize=64)(_open_arrays)
-os.register_at_fork(after_in_child=_object_arrays.cache_clear)
+os.register_at_fork(after_in_child=_open_arrays.cache_clear)
 
 
 class Store:
