@@ -58,7 +58,7 @@ def write_pictures(session: xr.Dataset, normalization: xr.Dataset, folder: Path)
         if picture is not None:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{name}.png"
-            picture.save(path, optimize=True)
+            picture.save(path, compress_level=4)
             made.append(path)
     return made
 
