@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from skyloom.ops.errors import SkyloomError
-from skyloom.workflows.places import ObjectPlace, Place, Taken, delete
+from skyloom.workflows.places import AT_A_TIME, ObjectPlace, Place, Taken, delete
 
 BATCH_SECONDS = 3.0
 """Lines for an object store are kept back so long; as many a killed run loses."""
 JOINED = 8
 """Objects that are left as they are; more are joined when a node or a run is through."""
-READERS = 16
 _DIGITS = 8
 
 Entries = Iterable[dict[str, Any]]
@@ -99,7 +98,7 @@ class ObjectLines:
         """All lines, those that wait among them."""
         parts = self._parts()
         if len(parts) > 1:
-            with ThreadPoolExecutor(READERS) as pool:
+            with ThreadPoolExecutor(AT_A_TIME) as pool:
                 texts = list(pool.map(ObjectPlace.read_bytes, parts))
         else:
             texts = [part.read_bytes() for part in parts]

@@ -24,6 +24,8 @@ HEARTBEAT_SECONDS = 30.0
 SILENT_SECONDS = 600.0
 """A holder on another machine that has not shown that it lives for so long is taken for dead."""
 
+_held_here: set[str] = set()
+"""Lock objects that this process holds."""
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -69,6 +71,10 @@ class Owner:
     def to_json(self) -> str:
         """Text for `parse`."""
         return json.dumps(asdict(self))
+
+    def is_same(self, other: Owner) -> bool:
+        """Whether it is the same process, whenever it took the project."""
+        return (self.host, self.pid, self.boot, self.born) == (other.host, other.pid, other.boot, other.born)
 
     def gone(self) -> str:
         """Why it cannot be at work any more, or "" where it may be (one on another machine always may)."""
@@ -241,6 +247,7 @@ def _take_over(path: Path, *, stale: str, mine: str) -> bool:
 def _held_object(project: ObjectPlace) -> Iterator[str]:
     """Hold an object that others may only write over when its holder is gone."""
     where, me, note = project / NAME, Owner.me(), ""
+    name = str(where)
     text = me.to_json().encode()
     while True:
         try:
@@ -257,13 +264,16 @@ def _held_object(project: ObjectPlace) -> Iterator[str]:
                 # The first answer was lost on its way, and it was asked again.
                 tag = state.e_tag
                 break
-            if silent < SILENT_SECONDS and (owner is None or not owner.gone()):
+            # One that this process could not give back, as the store was gone, is nobody's.
+            mine = owner is not None and owner.is_same(me) and name not in _held_here
+            if silent < SILENT_SECONDS and not mine and (owner is None or not owner.gone()):
                 raise _busy(project, owner) from None
-            note = left_behind(owner) if owner is not None else ""
+            note = left_behind(owner) if owner is not None and not mine else ""
             # Of several that find it stale one writes it over.
             with suppress(Taken):
                 tag = where.put(text, over=state.e_tag)
                 break
+    _held_here.add(name)
     done = threading.Event()
     held = [tag]
 
@@ -283,6 +293,7 @@ def _held_object(project: ObjectPlace) -> Iterator[str]:
         yield note
     finally:
         done.set()
+        _held_here.discard(name)
         # While the store is asked again and again nobody waits for it.
         thread.join(timeout=5.0)
         with suppress(SkyloomError, OSError):

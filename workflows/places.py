@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 NOTE = "skyloom"
 """Name of what is noted with an object."""
+AT_A_TIME = 16
+"""Small requests that are sent at a time: what takes long is waiting for the answers."""
 _DELETED_AT_ONCE = 1000
 
 
@@ -135,6 +138,12 @@ def delete(objects: Iterable[ObjectPath]) -> None:
             except FileNotFoundError as failure:
                 if "NoSuchBucket" in str(failure):
                     raise
+
+
+def put_all(where: ObjectPlace, objects: Mapping[str, bytes]) -> None:
+    """Write objects below a place."""
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        list(pool.map(lambda item: (where / item[0]).write_bytes(item[1]), objects.items()))
 
 
 def folders(where: Place) -> list[Place]:

@@ -11,6 +11,7 @@ import os
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,12 +32,14 @@ from skyloom.workflows.graph import RESERVED
 from skyloom.workflows.journal import Journal
 from skyloom.workflows.layout import Layout, VariableLayout
 from skyloom.workflows.places import (
+    AT_A_TIME,
     ObjectPlace,
     Place,
     changed,
     files,
     folders,
     place,
+    put_all,
     remove_tree,
     zarr_root,
 )
@@ -342,25 +345,43 @@ class Store:
             else:
                 self.journal(node, key).remove()
                 self._clear(node, key)
+            with self._new_group(node, key) as group:
+                lazy = {v.name for v in layout.variables}
+                for variable in layout.variables:
+                    _create_lazy(group, variable, dataset.variables[variable.name])
+                for name, item in dataset.variables.items():
+                    if str(name) not in lazy:
+                        _write_whole(group, str(name), item)
+                group.attrs.update(
+                    {
+                        **{str(k): v for k, v in dataset.attrs.items()},
+                        "coordinates": sorted(str(c) for c in dataset.coords),
+                        ORDER: [str(n) for n in dataset.variables],
+                        # Written last: a template without it is begun anew.
+                        "skyloom": {**meta, "complete": False},
+                    }
+                )
+        return writer
+
+    @contextmanager
+    def _new_group(self, node: str, key: str) -> Iterator[zarr.Group]:
+        """Group of a result that is laid out; one in an object store is made here and sent as a whole."""
+        if not isinstance(self.root, ObjectPlace):
             _drop_damaged(self.root / node / "zarr.json")
             parent = zarr.open_group(self.hierarchy, mode="a", zarr_format=3)
-            group = parent.require_group(node).create_group(key)
-            lazy = {v.name for v in layout.variables}
-            for variable in layout.variables:
-                _create_lazy(group, variable, dataset.variables[variable.name])
-            for name, item in dataset.variables.items():
-                if str(name) not in lazy:
-                    _write_whole(group, str(name), item)
-            group.attrs.update(
-                {
-                    **{str(k): v for k, v in dataset.attrs.items()},
-                    "coordinates": sorted(str(c) for c in dataset.coords),
-                    ORDER: [str(n) for n in dataset.variables],
-                    # Written last: a template without it is begun anew.
-                    "skyloom": {**meta, "complete": False},
-                }
-            )
-        return writer
+            yield parent.require_group(node).create_group(key)
+            return
+        # zarr would ask for every group above an array with every array.
+        made: dict[str, Any] = {}
+        memory = zarr.storage.MemoryStore(store_dict=made)
+        zarr.create_group(memory, zarr_format=3)
+        yield zarr.create_group(memory, path=f"{node}/{key}", zarr_format=3)
+        # The description of the whole comes last.
+        head = f"{node}/{key}/zarr.json"
+        put_all(
+            self.root, {name: data.to_bytes() for name, data in made.items() if name not in ("zarr.json", head)}
+        )
+        (self.root / head).write_bytes(made[head].to_bytes())
 
     def write_table(self, node: str, key: str, dataset: xr.Dataset, meta: Mapping[str, Any]) -> None:
         """Write a result that is in memory already, replacing what is there under the key."""
@@ -481,12 +502,16 @@ class Store:
         attrs.pop("skyloom", None)
         attrs.pop(OME, None)
         order = attrs.pop(ORDER, [])
-        for name in order if isinstance(order, list) else ():
-            if not (self.root / node / key / str(name) / "zarr.json").exists():
-                raise DamagedResult(str(self.root), f"{node}/{key}/{name}", "not there")
+        if isinstance(self.root, ObjectPlace) and isinstance(order, list) and order:
+            arrays, known = self._distant_arrays(f"{node}/{key}", [str(name) for name in order])
+        else:
+            for name in order if isinstance(order, list) else ():
+                if not (self.root / node / key / str(name) / "zarr.json").exists():
+                    raise DamagedResult(str(self.root), f"{node}/{key}/{name}", "not there")
+            with damage(str(self.root), f"{node}/{key}/"):
+                arrays = list(group.arrays())
+            known = {}
         variables: dict[str, xr.Variable] = {}
-        with damage(str(self.root), f"{node}/{key}/"):
-            arrays = list(group.arrays())
         if isinstance(order, list) and order:
             arrays.sort(key=lambda item: order.index(item[0]) if item[0] in order else len(order))
         for name, array in arrays:
@@ -501,13 +526,33 @@ class Store:
                 )
             else:
                 with damage(str(self.root), f"{node}/{key}/{name}"):
-                    data = _as_text(np.asarray(array[...]))
+                    data = _as_text(known[name] if name in known else np.asarray(array[...]))
             variables[name] = xr.Variable(dims, data, item)
         assert isinstance(coordinates, list)
         coords = {n: v for n, v in variables.items() if n in coordinates}
         dataset = xr.Dataset({n: v for n, v in variables.items() if n not in coords}, coords, attrs)
         dataset.encoding[LOCATION] = location(str(self.root), f"{node}/{key}")
         return dataset
+
+    def _distant_arrays(
+        self, group: str, names: list[str]
+    ) -> tuple[list[tuple[str, zarr.Array[Any]]], dict[str, NDArray[Any]]]:
+        """Arrays of a result in an object store, and the values of those that are not lazy: all at a time."""
+
+        def read(name: str) -> tuple[zarr.Array[Any], NDArray[Any] | None]:
+            path = f"{group}/{name}"
+            try:
+                with damage(str(self.root), path):
+                    array = zarr.open_array(self.hierarchy, path=path, mode="r", zarr_format=3)
+                    return array, None if array.attrs.get("lazy", False) else np.asarray(array[...])
+            except FileNotFoundError:
+                raise DamagedResult(str(self.root), path, "not there") from None
+
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            found = dict(zip(names, pool.map(read, names), strict=True))
+        return [(n, array) for n, (array, _) in found.items()], {
+            n: values for n, (_, values) in found.items() if values is not None
+        }
 
 
 def _drop_damaged(path: Place) -> None:
