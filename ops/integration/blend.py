@@ -152,7 +152,7 @@ def _keys(
     return keys
 
 
-@register(version=1, unit=("band", "y", "x"), cost=_cost, keys=_keys)
+@register(version=2, unit=("band", "y", "x"), cost=_cost, keys=_keys)
 def blend(
     session: xr.Dataset,
     registration: xr.Dataset,

@@ -113,7 +113,7 @@ def _keys(
     return keys
 
 
-@register(version=2, unit=("band", "y", "x"), cost=_cost, keys=_keys)
+@register(version=3, unit=("band", "y", "x"), cost=_cost, keys=_keys)
 def drizzle(
     session: xr.Dataset,
     registration: xr.Dataset,

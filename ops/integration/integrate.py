@@ -195,7 +195,7 @@ def reaching(pieces: Mapping[tuple[int, int, int], Sequence[Piece]]) -> NDArray[
     return np.unique([p.frame for found in pieces.values() for p in found]).astype(np.int64)
 
 
-@register(version=3, unit=("band", "y", "x"), cost=_cost, keys=_keys)
+@register(version=4, unit=("band", "y", "x"), cost=_cost, keys=_keys)
 def integrate(
     session: xr.Dataset,
     registration: xr.Dataset,

@@ -80,7 +80,8 @@ class Rejection:
     grow: float | None = 2.0
     """Limit for the neighbours of rejected samples in the same frame; None: do not grow."""
     tolerance: float = 3.0
-    """Disagreement excused in units of the range of the centre over 3 × 3 pixels: star cores in varying seeing."""
+    """Disagreement excused in units of the range of the centre over 3 × 3 pixels: star cores in varying seeing.
+    Peaks and wings of stars (`skyloom.ops.integration.tolerance`) are excused in proportion."""
     few: int | None = None
     """From this number of samples on the method applies; None: its default."""
     floor: float = 0.7

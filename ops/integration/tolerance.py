@@ -11,6 +11,33 @@ HALO = SPREAD_STEP + 1
 """Pixels around a window that its rejection looks at: the local noise of a neighbour that may be grown from."""
 CENTRE_RANGE = 4.0
 """Range of nine pure-noise centres, in their own noise, that excuses nothing (expected 3.0 ± 0.8)."""
+WIDE = 3
+"""Pixels to either side that tell how high a star stands out, and how far its wings may reach."""
+WIDE_RANGE = 6.0
+"""Range of 49 pure-noise centres, in their own noise, that excuses nothing (expected 4.5 ± 0.6)."""
+PEAK = 5.0 / 3.0
+"""Disagreement excused at a peak, in units of `tolerance` × its height over the rim of 7 × 7 pixels. One frame of
+2 px FWHM among others of 4 px is four times as high as they are; the rim is at up to a third of their height."""
+WING = 0.1 / 3.0
+"""The same in units of the range over those 7 × 7 pixels: wings of one frame of 4 px among others of 2 px."""
+
+
+@njit(nogil=True, cache=True)
+def _stands_out(centre, y, x):  # type: ignore[no-untyped-def]
+    """Range of the centre within `WIDE` pixels, and its height over the rim of those."""
+    rows, columns = centre.shape
+    lowest = highest = centre[y, x]
+    rim = np.float32(-np.inf)
+    for j in range(max(y - WIDE, 0), min(y + WIDE + 1, rows)):
+        for i in range(max(x - WIDE, 0), min(x + WIDE + 1, columns)):
+            c = centre[j, i]
+            # No comparison with NaN holds.
+            lowest = c if c < lowest else lowest
+            highest = c if c > highest else highest
+            if (abs(j - y) == WIDE or abs(i - x) == WIDE) and c > rim:
+                rim = c
+    height = max(float(centre[y, x]) - float(rim), 0.0) if rim > -np.inf else 0.0
+    return float(highest) - float(lowest), height
 
 
 @njit(nogil=True, cache=True)
@@ -19,8 +46,10 @@ def excuse_disagreement(  # type: ignore[no-untyped-def]
 ):
     """Turn the noise in `excuse` into the disagreement excused, at suspects and their neighbours.
 
-    There `scale` of few samples is raised to the local noise: photons of nebulae exceed the background's. Where a
-    method gives limits of its own (`cut`), those of few samples are `low` and `high` times that.
+    It is the largest of three: by the range of the centre over 3 × 3 pixels, by its height over what lies `WIDE`
+    pixels away, and by its range over all within. There `scale` of few samples is raised to the local noise:
+    photons of nebulae exceed the background's. Where a method gives limits of its own (`cut`), those of few
+    samples are `low` and `high` times that.
     """
     rows, columns = centre.shape
     near = np.empty(9, dtype=np.float32)
@@ -44,11 +73,22 @@ def excuse_disagreement(  # type: ignore[no-untyped-def]
             lowest = highest = centre[y, x]
             for j in range(max(y - 1, 0), min(y + 2, rows)):
                 for i in range(max(x - 1, 0), min(x + 2, columns)):
-                    lowest = min(lowest, centre[j, i]) if centre[j, i] == centre[j, i] else lowest
-                    highest = max(highest, centre[j, i]) if centre[j, i] == centre[j, i] else highest
+                    c = centre[j, i]
+                    lowest = c if c < lowest else lowest
+                    highest = c if c > highest else highest
             span = float(highest) - float(lowest)
-            chance = CENTRE_RANGE * 1.2533 * float(excuse[y, x]) / np.sqrt(float(n))
-            excused = np.sqrt(max(span * span - chance * chance, 0.0))
+            own = 1.2533 * float(excuse[y, x]) / np.sqrt(float(n))
+            excused = np.sqrt(max(span * span - (CENTRE_RANGE * own) ** 2, 0.0))
+            # Most suspects are noise, and eight places of the rim tell so.
+            for j in range(max(y - WIDE, y % WIDE), min(y + WIDE + 1, rows), WIDE):
+                for i in range(max(x - WIDE, x % WIDE), min(x + WIDE + 1, columns), WIDE):
+                    c = centre[j, i]
+                    lowest = c if c < lowest else lowest
+                    highest = c if c > highest else highest
+            if float(highest) - float(lowest) > CENTRE_RANGE * own:
+                span, height = _stands_out(centre, y, x)
+                excused = max(excused, WING * np.sqrt(max(span * span - (WIDE_RANGE * own) ** 2, 0.0)))
+                excused = max(excused, PEAK * np.sqrt(max(height * height - (CENTRE_RANGE * own) ** 2, 0.0)))
             if n >= few:
                 excuse[y, x] = tolerance_many * excused
                 continue

@@ -227,8 +227,18 @@ def twin(
             continue
         around = centre[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
         span = float(np.nanmax(around)) - float(np.nanmin(around))
-        chance = 4.0 * 1.2533 * float(common[y, x]) / n**0.5
-        excuse[y, x] = rules.tolerance * max(span**2 - chance**2, 0.0) ** 0.5
+        chance = 1.2533 * float(common[y, x]) / n**0.5
+        excused = max(span**2 - (4.0 * chance) ** 2, 0.0) ** 0.5
+        padded = np.pad(centre, 3, constant_values=np.nan)[y : y + 7, x : x + 7]
+        some = np.concatenate([padded[::3, ::3].ravel(), padded[2:5, 2:5].ravel()])
+        stands_out = np.nanmax(some) - np.nanmin(some) > 4.0 * chance
+        span = (float(np.nanmax(padded)) - float(np.nanmin(padded))) * stands_out
+        excused = max(excused, 0.1 / 3 * max(span**2 - (6.0 * chance) ** 2, 0.0) ** 0.5)
+        rim = np.concatenate([padded[[0, -1]].ravel(), padded[:, [0, -1]].ravel()])
+        if stands_out and np.isfinite(rim).any():
+            height = max(float(centre[y, x]) - float(np.nanmax(rim)), 0.0)
+            excused = max(excused, 5.0 / 3 * max(height**2 - (4.0 * chance) ** 2, 0.0) ** 0.5)
+        excuse[y, x] = rules.tolerance * excused
         if rules.method == "minmax" and many[y, x]:
             excuse[y, x] = 0.0
         if not many[y, x]:

@@ -223,6 +223,44 @@ def test_stars_keep_their_light_in_changing_seeing(method: Method, n: int) -> No
     assert taken[cores].sum() <= 0.02 * n * cores.sum()
 
 
+@pytest.mark.parametrize("method", [m for m in RULES if m not in ("none", "auto", "minmax")])
+@pytest.mark.parametrize("n", [2, 4, 12])
+@pytest.mark.parametrize("odd", [2.0, 4.0])
+def test_stars_keep_their_light_where_one_frame_is_sharper_or_softer(method: Method, n: int, odd: float) -> None:
+    rng = np.random.default_rng(n)
+    side, middle = 150, np.arange(15, 150, 30)
+    yy, xx = np.mgrid[:side, :side]
+    x, y = (p.ravel() + rng.uniform(-0.5, 0.5, p.size) for p in np.meshgrid(middle, middle))
+    flux = 10 ** rng.uniform(3.2, 5.5, x.size)
+    truth = np.zeros((n, side, side))
+    for i in range(n):
+        # Moffat, beta 2.5: wings as real stars have them.
+        radius = (odd if i == n // 2 else 6.0 - odd) / (2 * (2**0.4 - 1) ** 0.5)
+        r2 = (xx - x[:, None, None]) ** 2 + (yy - y[:, None, None]) ** 2
+        truth[i] = np.tensordot(flux, 1.5 / (np.pi * radius**2) * (1 + r2 / radius**2) ** -2.5, axes=1)
+    stack = (100 + truth + rng.normal(0, 1, truth.shape) * np.sqrt(1 + truth / 50)).astype(np.float32)
+    got, plain = averaged(stack, method=method), averaged(stack, method="none")
+    far = np.hypot(xx - x[:, None, None], yy - y[:, None, None])
+    difference = ((got.image - plain.image).astype(float) * (far < 8)).sum(axis=(1, 2))
+    assert abs(np.mean(difference / flux)) < 0.003
+    assert (np.abs(difference) < 0.003 * flux + 4 / np.sqrt(n)).mean() > 0.9
+    taken = got.rejected_high.astype(int) + got.rejected_low
+    assert taken[(far < 3).any(axis=0)].sum() <= 0.02 * n * (far < 3).any(axis=0).sum()
+
+
+def test_a_cosmic_ray_beside_a_star_and_upon_a_faint_one_goes() -> None:
+    rng = np.random.default_rng(5)
+    yy, xx = np.mgrid[:60, :60]
+    star = 500 * np.exp(-((xx - 20) ** 2 + (yy - 20) ** 2) / 4.5) + 30 * np.exp(
+        -((xx - 40) ** 2 + (yy - 40) ** 2) / 4.5
+    )
+    stack = (100 + star + rng.normal(0, 1, (5, 60, 60))).astype(np.float32)
+    for y, x in ((20, 26), (25, 20), (40, 40)):
+        stack[2, y, x] += 200
+    got = averaged(stack)
+    assert got.rejected_high[[20, 25, 40], [26, 20, 40]].tolist() == [1, 1, 1]
+
+
 def test_the_median_keeps_an_outlier_small_where_nothing_is_rejected() -> None:
     rng = np.random.default_rng(4)
     for n in (2, 3, 4, 9, 25):
