@@ -85,7 +85,7 @@ def _cost(survey: xr.Dataset, **parameters: Any) -> Cost:
     return whole_cost(survey, NEEDED, copies=8.0)
 
 
-@register(version=1, cost=_cost)
+@register(version=2, cost=_cost)
 def gradient_model(
     survey: xr.Dataset,
     *,

@@ -86,6 +86,24 @@ def test_a_plane_is_a_plane(mosaic: Make, scene: Callable[..., Any]) -> None:
     assert losses(made.slope - taken(field, model), made.nebula)[0] < 0.02 * np.ptp(made.slope)
 
 
+@pytest.mark.parametrize(("size", "amplitude", "seed"), [(90.0, 40.0, 3), (90.0, 40.0, 4), (140.0, 40.0, 3)])
+def test_glow_in_a_corner_does_not_bend_the_surface_away_from_the_slope(
+    mosaic: Make, scene: Callable[..., Any], size: float, amplitude: float, seed: int
+) -> None:
+    made = scene(share=0.05, seed=seed)
+    rows, columns = np.mgrid[:512, :512]
+    # As of an amplifier beside the sensor: no polynomial.
+    glow = amplitude * np.exp(-np.hypot(511 - columns, 0.7 * rows) / size)
+    field = mosaic({"L": made.image + glow})
+    _, model = corrected(field, degree=3)
+    assert int(model["degree"][0]) >= 2
+    assert float(model["protected"][0]) < 0.48
+    left = made.slope + glow - taken(field, model)
+    away = glow < 0.3 * amplitude
+    left -= np.median(left[away])
+    assert np.std(left[away]) < 0.05 * np.ptp(made.slope + glow)
+
+
 def test_a_nebula_over_all_the_field_is_left_alone(mosaic: Make, scene: Callable[..., Any]) -> None:
     made = scene(where="everywhere", amplitude=20.0, nebula=300.0, noise=2.0)
     field = mosaic({"L": made.image})
