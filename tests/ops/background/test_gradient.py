@@ -104,6 +104,21 @@ def test_glow_in_a_corner_does_not_bend_the_surface_away_from_the_slope(
     assert np.std(left[away]) < 0.05 * np.ptp(made.slope + glow)
 
 
+@pytest.mark.parametrize("seed", [2, 4])
+def test_a_bent_slope_is_no_nebula_to_a_plane(mosaic: Make, scene: Callable[..., Any], seed: int) -> None:
+    made = scene(seed=seed, amplitude=240.0, share=0.3, noise=2.0)
+    field = mosaic({"L": made.image})
+    _, model = corrected(field, degree=1)
+    assert int(model["degree"][0]) == 1
+    assert "L: its sky bends more than degree 1 does: allow 2" in str(model["notes"].values)
+    rows, columns = np.mgrid[-1:1:512j, -1:1:512j]
+    plane = np.stack([np.ones_like(rows), rows, columns], axis=-1)
+    sky = made.nebula <= 0
+    best = plane @ np.linalg.lstsq(plane[sky], made.slope[sky], rcond=None)[0]
+    left = made.slope - taken(field, model)
+    assert np.std(left[sky]) < 1.15 * np.std((made.slope - best)[sky])
+
+
 def test_a_nebula_over_all_the_field_is_left_alone(mosaic: Make, scene: Callable[..., Any]) -> None:
     made = scene(where="everywhere", amplitude=20.0, nebula=300.0, noise=2.0)
     field = mosaic({"L": made.image})
