@@ -114,8 +114,11 @@ class Curve:
             ]
         )
         if self.keep_colour > 0.0 and len(x) > 1:
+            # Where each channel has a stretch of its own their ratios mean something on a common scale only: that
+            # on which their medians, shown as grey, are the same.
+            common = np.where(middle > 0.0, middle.mean() / np.where(middle > 0.0, middle, 1.0), 1.0)
             shown = (1.0 - self.keep_colour) * shown + self.keep_colour * self._coloured(
-                np.maximum(x, 0.0), float(midtones.mean()), float(middle.mean())
+                np.maximum(x, 0.0) * common[:, None, None], float(midtones.mean()), float(middle.mean())
             )
         if self.saturation != 1.0 and len(x) > 1:
             mean = shown.mean(axis=0)
@@ -179,7 +182,7 @@ def _cost(image: xr.Dataset, tones: xr.Dataset | None = None, **parameters: Any)
     return Cost(work=count * pixels / 1e6, read=4 * count * pixels, memory=memory, rate=RATE)
 
 
-@register(version=1, unit=("y", "x"), cost=_cost)
+@register(version=2, unit=("y", "x"), cost=_cost)
 def stretch(
     image: xr.Dataset,
     tones: xr.Dataset | None = None,
