@@ -33,6 +33,8 @@ Method = Literal["stf", "mtf", "asinh", "ghs", "none"]
 BELOW, ABOVE, FILLED = 1, 2, 4
 """Bits of `clipped`: below black, above white in a channel; a gap filled from around it."""
 RATE = 25.0
+STORED = 0.8
+"""Bytes on the disk over bytes of the arrays, at most: values between 0 and 1 take 0.75."""
 STRIP = 256
 """Rows of a tile shown at a time."""
 _HIGHEST = {"asinh": 1e7, "ghs": 20.0}
@@ -179,7 +181,7 @@ def _cost(image: xr.Dataset, tones: xr.Dataset | None = None, **parameters: Any)
     pixels = rows[:, None] * columns[None, :]
     strip = (np.minimum(rows[:, None], STRIP) + halo) * (columns[None, :] + halo)
     memory = 8 * (8 * count + 4) * strip + (4 * count + 1) * pixels
-    return Cost(work=count * pixels / 1e6, read=4 * count * pixels, memory=memory, rate=RATE)
+    return Cost(work=count * pixels / 1e6, read=4 * count * pixels, memory=memory, rate=RATE, stored=STORED)
 
 
 @register(version=2, unit=("y", "x"), cost=_cost)

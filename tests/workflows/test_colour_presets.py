@@ -12,6 +12,7 @@ from astropy.io import fits
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from skyloom.ops.arrays import LOCATION
 from skyloom.ops.errors import DataError
 from skyloom.ops.grid import Grid, sky_to_pixel
 from skyloom.ops.simulation.camera import Camera
@@ -141,6 +142,25 @@ def test_narrowband_takes_slopes_that_are_stronger_than_the_nebula(tmp_path: Pat
         assert np.std(slope) > 2 * scale * np.std(nebula[there]), "a strong one"
         light = nebula[there] - nebula[there].mean()
         assert abs(light @ left) / (light @ light) / scale < 0.06, band
+
+
+def test_results_take_the_disk_that_was_planned(lrgb: tuple[Path, RunReport, SimulatedSession]) -> None:
+    project, _, _ = lrgb
+    store = Store(project)
+    workflow = Workflow.load("lrgb")
+    for node in ("coverage", "edges", "gradient", "deconvolve", "channels", "denoise", "stretch"):
+        declared = workflow[node]
+        cost = declared.op.cost
+        assert cost is not None
+        inputs = {name: store.open(path) for name, path in declared.inputs.items()}
+        share = cost(**inputs, **declared.parameters).stored
+        made = store.open(node)
+        arrays = sum(v.nbytes for v in made.data_vars.values())
+        place = made.encoding[LOCATION]
+        result = Path(place["root"], place["group"])
+        blocks = [f for v in made.data_vars for f in (result / v).rglob("*") if f.is_file()]
+        disk = sum(f.stat().st_size for f in blocks if f.name != "zarr.json")
+        assert 0.1 * arrays < disk <= share * arrays < arrays, node
 
 
 def test_a_missing_band_is_told(lrgb: tuple[Path, RunReport, SimulatedSession]) -> None:
