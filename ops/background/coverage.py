@@ -19,6 +19,8 @@ from skyloom.ops.tiles import Output, Planes, by_tiles, grid_of
 
 RATE = 60.0
 """Mpixel a second."""
+STORED = 0.6
+"""Bytes on the disk over bytes of the arrays, at most."""
 CELL = 8
 """Side of a cell (pixels) of canvases up to 8192 pixels a side."""
 NEEDED = ("image", "weight", "count")
@@ -86,7 +88,8 @@ def _cost(image: xr.Dataset) -> Cost:
     bands = image.sizes["band"]
     rows, columns = (np.asarray(c, dtype=np.float64) for c in grid.chunks)
     pixels = rows[:, None] * columns[None, :]
-    return Cost(work=bands * pixels / 1e6, read=10.0 * bands * pixels, memory=32.0 * pixels, rate=RATE)
+    read = 10.0 * bands * pixels
+    return Cost(work=bands * pixels / 1e6, read=read, memory=32.0 * pixels, rate=RATE, stored=STORED)
 
 
 def require_depth(image: xr.Dataset, what: str) -> None:

@@ -16,6 +16,7 @@ Mask = NDArray[np.bool_]
 
 FARTHEST = 6.0
 """How much larger than with sky everywhere the error of a surface may be where objects hide the sky."""
+HIGHEST = 4
 POINTS = 8
 """Blocks of plain sky a term of the surface needs."""
 SHARE = (0.0, 0.15, 0.25, 0.35, 0.45)
@@ -41,7 +42,7 @@ class Surface:
     noise: float
     """σ that the pixels' noise explains."""
     told: str = ""
-    """Why it is of a lower degree than asked."""
+    """Why it is of a lower degree than asked, or that a higher one would follow the sky."""
     structure: float = 0.0
     """What the plain blocks scatter beyond their noise, in σ of a cell."""
     nebula: bool = False
@@ -66,23 +67,45 @@ def find_surface(
     cell_noise
         σ of the level of a cell of 16 pixels: the measure of structure, whatever the blocks.
     """
-    there = np.isfinite(level)
     told: list[str] = []
+
+    def attempt(tried: int) -> Surface:
+        return _attempt(level, sigma, s, t, tried, limit=limit, grow=grow, cell_noise=cell_noise)
+
     for tried in range(degree, 0, -1):
-        terms = legendre(s, t, tried)
-        if there.sum() < POINTS * terms.shape[-1]:
-            told.append(f"too few places for degree {tried}")
-            continue
-        found = plain_blocks(level, sigma, terms, there, limit=limit, grow=grow)
-        surface = _surface(level, sigma, terms, tried, found.blocks)
-        beyond = float(np.sqrt(max(surface.scatter**2 - surface.noise**2, 0.0)))
-        against = unknown(tried, surface.plain, terms, there) or _hidden(surface, terms, there, beyond, cell_noise)
-        if not against:
-            chosen = simplest(surface, level, sigma, s, t)
-            return replace(chosen, told=told[0] if told else "", structure=beyond / max(cell_noise, 1e-300))
-        told.append(against)
+        surface = attempt(tried)
+        if not surface.told:
+            return replace(simplest(surface, level, sigma, s, t), told=told[0] if told else "")
+        told.append(surface.told)
+        # Structure that a surface of a higher degree follows is a bend of the slope and no nebula.
+        if tried == degree and surface.nebula:
+            for higher in range(degree + 1, HIGHEST + 1):
+                bent = attempt(higher)
+                if not bent.told:
+                    lower = refit(replace(bent, degree=degree), level, sigma, s, t, bent.plain)
+                    return replace(lower, told=f"its sky bends more than degree {degree} does: allow {higher}")
     flat = constant(level, sigma, s, t, limit=limit, grow=grow)
     return replace(flat, told=told[0] if told else "", nebula=any(text.startswith(NOT_PLAIN) for text in told))
+
+
+def _attempt(
+    level: Floats, sigma: Floats, s: Floats, t: Floats, degree: int, *, limit: float, grow: int, cell_noise: float
+) -> Surface:
+    """A surface of a degree, with what speaks against it as `told` (`nebula`: because the field has structure)."""
+    there = np.isfinite(level)
+    terms = legendre(s, t, degree)
+    if there.sum() < POINTS * terms.shape[-1]:
+        return Surface(degree, np.zeros(1), there, 0.0, 0.0, f"too few places for degree {degree}")
+    found = plain_blocks(level, sigma, terms, there, limit=limit, grow=grow)
+    surface = _surface(level, sigma, terms, degree, found.blocks)
+    beyond = float(np.sqrt(max(surface.scatter**2 - surface.noise**2, 0.0)))
+    against = unknown(degree, surface.plain, terms, there) or _hidden(surface, terms, there, beyond, cell_noise)
+    return replace(
+        surface,
+        told=against,
+        structure=beyond / max(cell_noise, 1e-300),
+        nebula=against.startswith(NOT_PLAIN),
+    )
 
 
 def constant(level: Floats, sigma: Floats, s: Floats, t: Floats, *, limit: float, grow: int) -> Surface:

@@ -21,6 +21,8 @@ Floats = NDArray[np.float64]
 
 RATE = 20.0
 """Mpixel a second."""
+STORED = 0.7
+"""Bytes on the disk over bytes of the arrays, at most, as of `edges`."""
 DTYPES = {"image": np.float32, "variance": np.float32, "weight": np.float32, "count": np.uint16}
 TOLD = ("amplitude", "rms", "degree", "samples", "protected")
 
@@ -90,7 +92,13 @@ def _cost(image: xr.Dataset, model: xr.Dataset, **parameters: Any) -> Cost:
     bands = len(band_names(image))
     rows, columns = (np.asarray(c, dtype=np.float64) for c in grid.chunks)
     pixels = rows[:, None] * columns[None, :]
-    return Cost(work=bands * pixels / 1e6, read=14 * bands * pixels, memory=(18 * bands + 40) * pixels, rate=RATE)
+    return Cost(
+        work=bands * pixels / 1e6,
+        read=14 * bands * pixels,
+        memory=(18 * bands + 40) * pixels,
+        rate=RATE,
+        stored=STORED,
+    )
 
 
 @register(version=1, unit=("y", "x"), cost=_cost)

@@ -85,7 +85,7 @@ def _cost(survey: xr.Dataset, **parameters: Any) -> Cost:
     return whole_cost(survey, NEEDED, copies=8.0)
 
 
-@register(version=1, cost=_cost)
+@register(version=2, cost=_cost)
 def gradient_model(
     survey: xr.Dataset,
     *,
@@ -154,8 +154,8 @@ def gradient_model(
     Cells are gathered to at most 64 × 64 blocks. Sky is what a surface runs through while nothing lies below it
     (`plain_sky`). A nebula that fills the field cannot be told from a gradient. The degree is lowered, and `notes`
     say so, where the sky scatters beyond 3 σ of a cell of 16 pixels and the surface does not stand out of that
-    scatter 20 times (degree 1; 30 for 2, 50 for 3), where plain sky is less than a seventh of the field (degree 1;
-    a quarter for 2, a third for 3), and where it lies on one side only.
+    scatter 20 times (degree 1; 30 for 2, 50 for 3) and no higher degree explains it, where plain sky is less than
+    a seventh of the field (degree 1; a quarter for 2, a third for 3), and where it lies on one side only.
     """
     require_linear(survey, "modelling a gradient")
     grid = Grid.from_attrs(survey.attrs)

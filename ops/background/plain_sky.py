@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,10 @@ EXTENDED = 4
 """Blocks that stand out together from which on they are an object that reaches as far as it can be seen."""
 FADES = 0.7
 """An object ends where the smoothed excess falls below this fraction of the limit."""
+LAX = 1.5
+"""Factor by which the laxer limit is larger."""
+CLEARLY = 1.05
+"""Factor by which the sky must become narrower by it."""
 DENSEST = 0.35
 """Fraction of the field that is taken to be sky to begin with."""
 
@@ -57,26 +61,43 @@ def plain_blocks(level: Floats, sigma: Floats, terms: Floats, there: Mask, *, li
     The surfaces closest to a third of the field first, then, for each, what stands out of the narrowest third of
     the residuals is left out and the surface fitted to the rest, until nothing changes. Objects only add light:
     the surface counts that ends with the narrowest residuals and the least below it.
+
+    Light that a surface does not quite follow may be taken for an object; the surface then bends away from it, and
+    more of it stands out the next time. So all is done with a laxer limit too, with which a surface follows such
+    light. That counts if it leaves the sky clearly narrower: a nebula makes it no narrower.
     """
     found: list[Plain] = []
     for number in (n for n in FIRST_TERMS if n <= terms.shape[-1]):
         some = 2 if number == terms.shape[-1] else 1
         for first in likeliest_surfaces(terms[there][:, :number], level[there], DENSEST, number=some):
-            found.append(_settle(level, sigma, terms, there, terms[..., :number] @ first, limit, grow))
+            begin = terms[..., :number] @ first
+            strict, lax = (
+                _settle(level, sigma, terms, there, begin, limit=limit, admitted=factor * limit, grow=grow)
+                for factor in (1.0, LAX)
+            )
+            found += [strict, replace(lax, misfit=CLEARLY * lax.misfit)]
     return min(found, key=lambda p: p.misfit)
 
 
 def _settle(
-    level: Floats, sigma: Floats, terms: Floats, there: Mask, first: Floats, limit: float, grow: int
+    level: Floats,
+    sigma: Floats,
+    terms: Floats,
+    there: Mask,
+    first: Floats,
+    *,
+    limit: float,
+    admitted: float,
+    grow: int,
 ) -> Plain:
-    """Leave out objects and fit the rest until nothing changes."""
+    """Leave out what stands out by more than is admitted and fit the rest until nothing changes."""
     residual = level - first
-    plain = there & (excess(residual, sigma, there) < limit)
+    plain = there & (excess(residual, sigma, there) < admitted)
     coefficients = np.zeros(terms.shape[-1])
     for _ in range(ROUNDS):
         coefficients = least_squares(terms[plain], level[plain])
         residual = level - terms @ coefficients
-        new = there & ~objects(residual, sigma, there, limit, grow)
+        new = there & ~objects(residual, sigma, there, admitted, grow)
         if new.sum() < 3 * terms.shape[-1] or (new == plain).all():
             break
         plain = new

@@ -27,6 +27,8 @@ Floats = NDArray[np.float64]
 
 RATE = 3.5
 """Mpixel of the canvas a second, colours smoothed."""
+STORED = 0.95
+"""Bytes on the disk over bytes of the arrays, at most: what scatters about zero hardly compresses."""
 PLANES = 40
 """float64 planes of a strip a task holds while colours are smoothed."""
 STRIP = 256
@@ -119,7 +121,8 @@ def _cost(image: xr.Dataset, adjustment: xr.Dataset | None = None, **parameters:
     pixels = rows[:, None] * columns[None, :]
     strip = (np.minimum(rows[:, None], STRIP) + halo) * (columns[None, :] + halo)
     memory = 8 * PLANES * strip + 24 * pixels
-    return Cost(work=pixels / 1e6, read=8 * len(band_names(image)) * pixels, memory=memory, rate=RATE)
+    read = 8 * len(band_names(image)) * pixels
+    return Cost(work=pixels / 1e6, read=read, memory=memory, rate=RATE, stored=STORED)
 
 
 @register(version=2, unit=("y", "x"), cost=_cost)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from skyloom.ops.colour.gaussian import TRUNCATE, smooth
 from skyloom.ops.display.lab import lab_to_rgb, lightness, rgb_to_lab
-from skyloom.ops.display.stretch import ABOVE, BELOW
+from skyloom.ops.display.stretch import ABOVE, BELOW, STORED
 from skyloom.ops.display.transfer import midtones_transfer
 from skyloom.ops.errors import DataError
 from skyloom.ops.grid import Grid
@@ -67,7 +67,7 @@ def _cost(image: xr.Dataset, luminance: xr.Dataset, *, colour_smoothing: float, 
     halo = 2 * _halo(colour_smoothing)
     rows, columns = (np.asarray(c, dtype=np.float64) for c in grid.chunks)
     pixels = (rows[:, None] + halo) * (columns[None, :] + halo)
-    return Cost(work=pixels / 1e6, read=16 * pixels, memory=8 * 30 * pixels, rate=2.0)
+    return Cost(work=pixels / 1e6, read=16 * pixels, memory=8 * 30 * pixels, rate=2.0, stored=STORED)
 
 
 @register(version=1, unit=("y", "x"), cost=_cost, name="lightness")

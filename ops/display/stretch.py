@@ -33,6 +33,8 @@ Method = Literal["stf", "mtf", "asinh", "ghs", "none"]
 BELOW, ABOVE, FILLED = 1, 2, 4
 """Bits of `clipped`: below black, above white in a channel; a gap filled from around it."""
 RATE = 25.0
+STORED = 0.8
+"""Bytes on the disk over bytes of the arrays, at most: values between 0 and 1 take 0.75."""
 STRIP = 256
 """Rows of a tile shown at a time."""
 _HIGHEST = {"asinh": 1e7, "ghs": 20.0}
@@ -114,8 +116,11 @@ class Curve:
             ]
         )
         if self.keep_colour > 0.0 and len(x) > 1:
+            # Where each channel has a stretch of its own their ratios mean something on a common scale only: that
+            # on which their medians, shown as grey, are the same.
+            common = np.where(middle > 0.0, middle.mean() / np.where(middle > 0.0, middle, 1.0), 1.0)
             shown = (1.0 - self.keep_colour) * shown + self.keep_colour * self._coloured(
-                np.maximum(x, 0.0), float(midtones.mean()), float(middle.mean())
+                np.maximum(x, 0.0) * common[:, None, None], float(midtones.mean()), float(middle.mean())
             )
         if self.saturation != 1.0 and len(x) > 1:
             mean = shown.mean(axis=0)
@@ -176,10 +181,10 @@ def _cost(image: xr.Dataset, tones: xr.Dataset | None = None, **parameters: Any)
     pixels = rows[:, None] * columns[None, :]
     strip = (np.minimum(rows[:, None], STRIP) + halo) * (columns[None, :] + halo)
     memory = 8 * (8 * count + 4) * strip + (4 * count + 1) * pixels
-    return Cost(work=count * pixels / 1e6, read=4 * count * pixels, memory=memory, rate=RATE)
+    return Cost(work=count * pixels / 1e6, read=4 * count * pixels, memory=memory, rate=RATE, stored=STORED)
 
 
-@register(version=1, unit=("y", "x"), cost=_cost)
+@register(version=2, unit=("y", "x"), cost=_cost)
 def stretch(
     image: xr.Dataset,
     tones: xr.Dataset | None = None,

@@ -43,6 +43,8 @@ from skyloom.ops.unit_keys import digest
 
 RATE = 3.0
 """Mpixel·frames a second of each of two tasks at a time, pixels of the coarse canvas: drops 6 to 8 million."""
+STORED = 0.7
+"""Bytes on the disk over bytes of the arrays, at most: every pixel has a weight of its own."""
 KEY_MARGIN = 8
 """Coarse pixels around a tile within which the canvas' edge may change what falls on it."""
 
@@ -78,7 +80,7 @@ def _cost(
         work[key] = sum(p.area for p in found) / 1e6 + 1e-3 * len(found)
         read[key] = 4.0 * sum(p.window for p in found)
         memory[key] = drizzle_rows(grid, key[1:], found, options, drizzling)[1]
-    return Cost(work=work, read=read, memory=memory, rate=RATE)
+    return Cost(work=work, read=read, memory=memory, rate=RATE, stored=STORED)
 
 
 def _keys(

@@ -26,6 +26,8 @@ STRIP = 512
 """Rows of a tile computed at a time."""
 RATE = 8.0
 """Mpixel of a plane a second."""
+STORED = 0.95
+"""Bytes on the disk over bytes of the arrays, at most: what scatters about zero hardly compresses."""
 PLANES = 12
 """float64 planes of a strip a task holds while one of its bands is denoised."""
 PLANES_OF_BAND = 1
@@ -157,7 +159,7 @@ def _cost(image: xr.Dataset, noise: xr.Dataset | None = None, **parameters: Any)
     memory = strip * (8 * PLANES + 8 * scales + 8 * PLANES_OF_BAND * lead)
     memory += 8 * INNER_PLANES * lead * np.minimum(rows[:, None], STRIP) * columns[None, :] + 8 * lead * pixels
     work = strip * np.ceil(rows[:, None] / STRIP) * lead / 1e6
-    return Cost(work=work, read=8.0 * lead * pixels, memory=memory, rate=RATE)
+    return Cost(work=work, read=8.0 * lead * pixels, memory=memory, rate=RATE, stored=STORED)
 
 
 @register(version=2, unit=("y", "x"), cost=_cost)

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
+from skyloom.ops.arrays import LOCATION
 from skyloom.ops.errors import DataError
 from skyloom.ops.grid import Grid, sky_to_pixel
 from skyloom.ops.simulation.camera import Camera
@@ -109,6 +111,56 @@ def test_background_is_neutral_and_star_colours_are_the_sky_s(
     spread = 1.4826 * np.median(np.abs(difference - np.median(difference, axis=0)), axis=0)
     assert (spread[[0, 2]] < 0.03).all(), spread
     assert np.ptp(np.array(true)[:, 0]) > 0.3, "stars have colours"
+
+
+def test_narrowband_takes_slopes_that_are_stronger_than_the_nebula(tmp_path: Path) -> None:
+    sky = SkyModel(seed=1, extent=0.23, coarsest=0.28, nebula=3.75, finest=32.0, star_density=3e4, star_faint=100)
+    bands = ("Ha", "OIII")
+    made = session(bands, linear=0.25, quadratic=0.05, transparency=(0.9, 1.0), sky=sky)
+    simulate_session(tmp_path / "frames", made)
+    workflow = Workflow.load("narrowband").until("gradient")
+    run_workflow(workflow, tmp_path / "frames", project=tmp_path / "p", scheduler="threads", workers=2)
+    store = Store(tmp_path / "p")
+    before, after = store.open("edges"), store.open("gradient")
+    grid = Grid.from_attrs(after.attrs)
+    window = slice(0, grid.shape[0]), slice(0, grid.shape[1])
+
+    def smooth(image: Any) -> Any:
+        height, width = (n // 16 * 16 for n in image.shape)
+        return np.median(image[:height, :width].reshape(height // 16, 16, width // 16, 16), axis=(1, 3))
+
+    for band in bands:
+        # Nothing else has the nebula's fine structure: it tells the scale of the mosaic.
+        nebula = smooth(sky.nebula_image(grid, window, band))
+        slope, left = (smooth(d["image"].sel(band=band).values) for d in (before, after))
+        there = np.isfinite(left) & np.isfinite(nebula)
+        fine, found = (np.where(there, p, np.nanmedian(p)) for p in (nebula, left))
+        fine, found = (p - gaussian_filter(p, 3) for p in (fine, found))
+        scale = (fine * found)[there].sum() / (fine**2)[there].sum()
+        slope, left = (p[there] - scale * nebula[there] for p in (slope, left))
+        assert np.std(left) < 0.05 * np.std(slope), band
+        assert np.std(slope) > 2 * scale * np.std(nebula[there]), "a strong one"
+        light = nebula[there] - nebula[there].mean()
+        assert abs(light @ left) / (light @ light) / scale < 0.06, band
+
+
+def test_results_take_the_disk_that_was_planned(lrgb: tuple[Path, RunReport, SimulatedSession]) -> None:
+    project, _, _ = lrgb
+    store = Store(project)
+    workflow = Workflow.load("lrgb")
+    for node in ("coverage", "edges", "gradient", "deconvolve", "channels", "denoise", "stretch"):
+        declared = workflow[node]
+        cost = declared.op.cost
+        assert cost is not None
+        inputs = {name: store.open(path) for name, path in declared.inputs.items()}
+        share = cost(**inputs, **declared.parameters).stored
+        made = store.open(node)
+        arrays = sum(v.nbytes for v in made.data_vars.values())
+        place = made.encoding[LOCATION]
+        result = Path(place["root"], place["group"])
+        blocks = [f for v in made.data_vars for f in (result / v).rglob("*") if f.is_file()]
+        disk = sum(f.stat().st_size for f in blocks if f.name != "zarr.json")
+        assert 0.1 * arrays < disk <= share * arrays < arrays, node
 
 
 def test_a_missing_band_is_told(lrgb: tuple[Path, RunReport, SimulatedSession]) -> None:

@@ -86,6 +86,39 @@ def test_a_plane_is_a_plane(mosaic: Make, scene: Callable[..., Any]) -> None:
     assert losses(made.slope - taken(field, model), made.nebula)[0] < 0.02 * np.ptp(made.slope)
 
 
+@pytest.mark.parametrize(("size", "amplitude", "seed"), [(90.0, 40.0, 3), (90.0, 40.0, 4), (140.0, 40.0, 3)])
+def test_glow_in_a_corner_does_not_bend_the_surface_away_from_the_slope(
+    mosaic: Make, scene: Callable[..., Any], size: float, amplitude: float, seed: int
+) -> None:
+    made = scene(share=0.05, seed=seed)
+    rows, columns = np.mgrid[:512, :512]
+    # As of an amplifier beside the sensor: no polynomial.
+    glow = amplitude * np.exp(-np.hypot(511 - columns, 0.7 * rows) / size)
+    field = mosaic({"L": made.image + glow})
+    _, model = corrected(field, degree=3)
+    assert int(model["degree"][0]) >= 2
+    assert float(model["protected"][0]) < 0.48
+    left = made.slope + glow - taken(field, model)
+    away = glow < 0.3 * amplitude
+    left -= np.median(left[away])
+    assert np.std(left[away]) < 0.05 * np.ptp(made.slope + glow)
+
+
+@pytest.mark.parametrize("seed", [2, 4])
+def test_a_bent_slope_is_no_nebula_to_a_plane(mosaic: Make, scene: Callable[..., Any], seed: int) -> None:
+    made = scene(seed=seed, amplitude=240.0, share=0.3, noise=2.0)
+    field = mosaic({"L": made.image})
+    _, model = corrected(field, degree=1)
+    assert int(model["degree"][0]) == 1
+    assert "L: its sky bends more than degree 1 does: allow 2" in str(model["notes"].values)
+    rows, columns = np.mgrid[-1:1:512j, -1:1:512j]
+    plane = np.stack([np.ones_like(rows), rows, columns], axis=-1)
+    sky = made.nebula <= 0
+    best = plane @ np.linalg.lstsq(plane[sky], made.slope[sky], rcond=None)[0]
+    left = made.slope - taken(field, model)
+    assert np.std(left[sky]) < 1.15 * np.std((made.slope - best)[sky])
+
+
 def test_a_nebula_over_all_the_field_is_left_alone(mosaic: Make, scene: Callable[..., Any]) -> None:
     made = scene(where="everywhere", amplitude=20.0, nebula=300.0, noise=2.0)
     field = mosaic({"L": made.image})

@@ -121,6 +121,22 @@ def test_colour_is_kept(picture: Make) -> None:
     np.testing.assert_allclose(ratio, (x / x.mean(axis=0))[:, inside], rtol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["stf", "asinh"])
+def test_sky_is_grey_whatever_is_bright_in_a_channel(picture: Make, method: Any) -> None:
+    data = picture()
+    image = np.random.default_rng(3).normal(0.0, 8.0, data["image"].shape).astype(np.float32)
+    # The brightest stars of the channels differ, their sky does not.
+    image[:, ::8, ::8] += np.array([2700.0, 1500.0, 900.0], np.float32)[:, None, None]
+    data["image"] = (data["image"].dims, image)
+    table = tones(survey(data), linked=False, background=0.2, white=0.999)
+    assert np.ptp(table["white"].values) > 1000
+    options: dict[str, Any] = {"method": method, "keep_colour": 0.6, "saturation": 1.2}
+    shown = stretch(data, table, **options).compute()["image"].values
+    medians = np.nanmedian(shown.reshape(3, -1), axis=1)
+    np.testing.assert_allclose(medians, medians.mean(), rtol=0.01)
+    assert medians.mean() == pytest.approx(0.2, rel=0.05)
+
+
 def test_a_stretched_picture_takes_curves_only(picture: Make) -> None:
     data = picture()
     shown = stretch(data, tones(survey(data)))

@@ -286,6 +286,38 @@ def test_fluxes_of_stars_are_kept(scene: Scene, result: xr.Dataset) -> None:
     assert abs((scene.fluxes(bare) - before) / scene.flux)[bright].max() > 0.05
 
 
+def test_drops_on_a_finer_canvas_are_denoised_evenly(scene: Scene) -> None:
+    rng = np.random.default_rng(5)
+    shape = scene.image.shape
+    half = shape[0] // 2, shape[1] // 2
+    total, weight = np.zeros((2, *shape))
+    # Squares of 2 × 2 pixels, half of them empty: what a colour filter array leaves of a frame of that colour.
+    for _ in range(12):
+        row, column = rng.integers(0, 4, 2)
+        there = np.kron(np.indices(half).sum(axis=0) % 2, np.ones((2, 2)))
+        noise = np.kron(rng.normal(0.0, 6.0, half), np.ones((2, 2)))
+        there, noise = (np.roll(a, (row, column), (0, 1)) for a in (there, noise))
+        total += there * noise
+        weight += there
+    assert weight.min() > 0
+    assert weight.max() >= 3 * weight.min(), "unevenly deep"
+    mosaic = mosaic_of(scene.truth + total / weight, 36.0 / weight, tile=512)
+    done = run(mosaic, measured(mosaic), strength=0.7)["image"].values[0]
+    away = scene.away(20)
+    before, left = (total / weight)[away], (done - scene.truth)[away]
+    assert scatter(left) < 0.45 * scatter(before)
+    alone = run(mosaic, strength=0.7)["image"].values[0] - scene.truth
+    assert scatter(left) < 0.95 * scatter(alone[away]), "the variance map does not know of squares"
+    # As quiet where few drops fell as where many did.
+    deep = weight[away] >= np.median(weight)
+    assert scatter(left[~deep]) < 1.15 * scatter(left[deep])
+    bright = scene.flux > 30 * scatter(before) * np.sqrt(4 * np.pi) * 1.5
+    assert bright.sum() > 20
+    change = (scene.fluxes(done) - scene.fluxes(mosaic["image"].values[0])) / scene.flux
+    assert abs(change[bright].mean()) < 0.01
+    assert abs(change[bright]).max() < 0.05
+
+
 def test_discs_around_stars_are_small(scene: Scene, result: xr.Dataset) -> None:
     mosaic = mosaic_of(scene.image, scene.variance, tile=512)
     protected = run(mosaic, measured(mosaic), protect=3, restore=0)["image"].values[0] - scene.truth
