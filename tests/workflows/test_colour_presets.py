@@ -158,7 +158,7 @@ def test_results_take_the_disk_that_was_planned(lrgb: tuple[Path, RunReport, Sim
         arrays = sum(v.nbytes for v in made.data_vars.values())
         place = made.encoding[LOCATION]
         result = Path(place["root"], place["group"])
-        blocks = [f for v in made.data_vars for f in (result / v).rglob("*") if f.is_file()]
+        blocks = [f for v in made.data_vars for f in (result / str(v)).rglob("*") if f.is_file()]
         disk = sum(f.stat().st_size for f in blocks if f.name != "zarr.json")
         assert 0.1 * arrays < disk <= share * arrays < arrays, node
 
