@@ -258,16 +258,19 @@ def test_workers_of_a_cluster_open_the_same_address(
         (key,) = store.keys("tiles")
         assert all(r.worker.startswith("tcp://") for r in store.journal("tiles", key).read().values())
         # A worker that is not let in is told of before it gets tasks.
-        client.run(_let_out)
+        client.run(exec, _LET_OUT)
         with pytest.raises(
             ClusterError, match=r"1 worker, .* cannot see it; they need skyloom\[objects\] and cred"
         ):
             run_workflow(far.workflow, [address], project=far.project, scheduler=client, page=False)
 
 
-def _let_out() -> None:
-    os.environ.pop("AWS_ACCESS_KEY_ID")
-    objects._opened.cache_clear()
+_LET_OUT = """
+import os
+from skyloom.ops import objects
+os.environ.pop("AWS_ACCESS_KEY_ID")
+objects._opened.cache_clear()
+"""
 
 
 def test_lines_are_joined_and_read_in_order(s3: Any) -> None:
