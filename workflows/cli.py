@@ -1,23 +1,20 @@
-"""The command line: `skyloom`. Heavy libraries are imported by the command that needs them."""
+"""The command line: `skyloom`, its options and its exit codes. `commands` does what they ask for."""
 
 from __future__ import annotations
 
 import argparse
-import gc
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from skyloom.ops.errors import ConfigError, SkyloomError
+from skyloom.workflows import commands
 from skyloom.workflows.cli_examples import epilog
 
 if TYPE_CHECKING:
-    from skyloom.workflows.graph import Workflow
-    from skyloom.workflows.plan import Plan
+    pass
 
 EPILOG = """\
 WORKFLOW is the name of a preset (skyloom workflows) or a YAML file; FILES are frames or folders of frames.
@@ -96,10 +93,10 @@ def command_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=_version())
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
 
     def add(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
+        sub = subparsers.add_parser(
             name,
             help=text,
             description=text[0].upper() + text[1:] + ".",
@@ -110,15 +107,15 @@ def command_parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=function)
         return sub
 
-    demo = add("demo", _demo, "simulate a small mosaic session, run all of it, say where the picture is")
+    demo = add("demo", commands.demo, "simulate a small mosaic session, run all of it, say where the picture is")
     demo.add_argument("-o", "--output", default="skyloom-demo", metavar="FOLDER", help="where (%(default)s)")
     demo.add_argument("--seed", type=int, default=1, help="which sky (%(default)s)")
 
-    inspect = add("inspect", _inspect, "show what is here and what is wrong with it")
+    inspect = add("inspect", commands.inspect, "show what is here and what is wrong with it")
     inspect.add_argument("files", nargs="+", metavar="FILES")
     inspect.add_argument("--json", action="store_true", help="as JSON")
 
-    link = add("link", _link, "show which calibration frames belong to which light, and why")
+    link = add("link", commands.link, "show which calibration frames belong to which light, and why")
     link.add_argument("files", nargs="+", metavar="FILES")
     link.add_argument(
         "--workflow", default="raw", metavar="WORKFLOW", help="whose rules: preset or YAML (%(default)s)"
@@ -127,13 +124,13 @@ def command_parser() -> argparse.ArgumentParser:
     link.add_argument("--diagram", metavar="FILE", help="draw it: .svg or .mmd (Mermaid)")
     link.add_argument("--json", action="store_true", help="as JSON")
 
-    plan = add("plan", _plan, "show the graph and what it will cost, before a pixel moves")
+    plan = add("plan", commands.plan, "show the graph and what it will cost, before a pixel moves")
     _add_job(plan)
     plan.add_argument("-o", "--output", metavar="PROJECT", help="project folder: its disk and finished work count")
     plan.add_argument("--json", action="store_true", help="as JSON")
     plan.add_argument("--graph", metavar="FILE", help="draw the graph: .svg or .mmd (Mermaid)")
 
-    run = add("run", _run, "run a workflow, going on where an earlier run stopped")
+    run = add("run", commands.run, "run a workflow, going on where an earlier run stopped")
     _add_job(run)
     run.add_argument("-o", "--output", metavar="PROJECT", required=True, help="project folder")
     run.add_argument(
@@ -157,7 +154,7 @@ def command_parser() -> argparse.ArgumentParser:
     run.add_argument("--json", action="store_true", help="what was done as JSON, on standard output")
     run.add_argument("--no-report", action="store_true", help="leave no report.html")
 
-    status = add("status", _status, "show how far a project is")
+    status = add("status", commands.status, "show how far a project is")
     status.add_argument("project", metavar="PROJECT")
     status.add_argument("files", nargs="*", metavar="FILES", help="say what would be done with these, and why")
     status.add_argument("--json", action="store_true", help="as JSON")
@@ -166,7 +163,7 @@ def command_parser() -> argparse.ArgumentParser:
     )
 
     pixel = add(
-        "pixel", _pixel, "show what went into a pixel: frames, their values and weights, what was rejected"
+        "pixel", commands.pixel, "show what went into a pixel: frames, their values and weights, what was rejected"
     )
     pixel.add_argument("project", metavar="PROJECT")
     pixel.add_argument("x", nargs="?", type=int, metavar="X", help="column, from 0 (FITS viewers count from 1)")
@@ -178,16 +175,20 @@ def command_parser() -> argparse.ArgumentParser:
     pixel.add_argument("--band", help="only this band")
     pixel.add_argument("--json", action="store_true", help="as JSON")
 
-    report = add("report", _report, "write a page that shows what a project's run did and how good the result is")
+    report = add(
+        "report", commands.report, "write a page that shows what a project's run did and how good the result is"
+    )
     report.add_argument("project", metavar="PROJECT")
 
-    view = add("view", _view, "show a project in the browser: pan, zoom, stretch, compare, see what made a pixel")
+    view = add(
+        "view", commands.view, "show a project in the browser: pan, zoom, stretch, compare, see what made a pixel"
+    )
     view.add_argument("project", metavar="PROJECT")
     view.add_argument("--node", help="shown first (the last picture)")
     view.add_argument("--port", type=int, default=0, help="on this machine (any that is free)")
     view.add_argument("--no-browser", action="store_true", help="only print the address")
 
-    export = add("export", _export, "write a node's image to a file; the ending chooses the format")
+    export = add("export", commands.export, "write a node's image to a file; the ending chooses the format")
     export.add_argument("project", metavar="PROJECT")
     export.add_argument("node", metavar="NODE")
     export.add_argument("file", metavar="FILE", help=".fits, .xisf, .tif, .png or .jpg")
@@ -203,7 +204,7 @@ def command_parser() -> argparse.ArgumentParser:
         help="bits of a PNG of a picture (8, 16) or a TIFF (16, 32: floats)",
     )
 
-    hips = add("hips", _hips, "write an image as a HiPS, which Aladin and other sky atlases open")
+    hips = add("hips", commands.hips, "write an image as a HiPS, which Aladin and other sky atlases open")
     hips.add_argument("project", metavar="PROJECT")
     hips.add_argument("node", metavar="NODE")
     hips.add_argument("folder", metavar="OUT", help="a folder that is not there yet")
@@ -212,19 +213,21 @@ def command_parser() -> argparse.ArgumentParser:
     hips.add_argument("--order", type=int, metavar="N", help="finest HEALPix order (by the canvas' pixels)")
     hips.add_argument("--workers", type=int, metavar="N", help="tiles at a time (the cores there are)")
 
-    simulate = add("simulate", _simulate, "make a session of frames with known truth")
+    simulate = add("simulate", commands.simulate, "make a session of frames with known truth")
     simulate.add_argument("folder", metavar="OUT")
     _add_simulation(simulate)
 
-    workflows = add("workflows", _workflows, "list the presets")
+    workflows = add("workflows", commands.workflows, "list the presets")
     workflows.add_argument("name", nargs="?", help="show this preset as YAML, complete with all parameters")
     workflows.add_argument("--json", action="store_true", help="as JSON")
 
-    ops = add("ops", _ops, "list the ops with their parameters, units and defaults")
+    ops = add("ops", commands.ops, "list the ops with their parameters, units and defaults")
     ops.add_argument("name", nargs="?", help="only this op")
     ops.add_argument("--json", action="store_true", help="as JSON")
 
-    completion = add("completion", _completion, "print a script that makes a shell complete this command line")
+    completion = add(
+        "completion", commands.completion, "print a script that makes a shell complete this command line"
+    )
     completion.add_argument("shell", choices=("bash", "zsh", "fish"))
     return parser
 
@@ -302,404 +305,3 @@ def _version() -> str:
     from importlib.metadata import version
 
     return f"skyloom {version('skyloom')}"
-
-
-def _print(*items: Any) -> None:
-    from rich.console import Console
-
-    console = Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 140)
-    for item in items:
-        console.print(item, markup=False, highlight=False)
-
-
-@contextmanager
-def _loading() -> Iterator[None]:
-    """Import without the collector of cycles, and keep what was imported out of its later rounds.
-
-    A million objects are made that all stay: looking through them again and again is a third of the start-up.
-    """
-    if gc.get_freeze_count():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
-def _workflow(options: argparse.Namespace) -> Workflow:
-    from skyloom.workflows.graph import Workflow
-
-    workflow = Workflow.load(options.workflow)
-    if options.solution is not None:
-        with_solutions = [n.name for n in workflow.nodes if "solution" in n.op.parameters]
-        if not with_solutions:
-            raise ConfigError(
-                f"--solution {options.solution}: no node of {workflow.name!r} has a solution to keep"
-            )
-        workflow = workflow.with_parameters({f"{name}.solution": options.solution for name in with_solutions})
-    if options.set:
-        workflow = workflow.with_parameters(dict(_setting(text) for text in options.set))
-    return workflow.until(options.until, write=True) if options.until else workflow
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    import yaml
-
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {text}: write node.parameter=value")
-    try:
-        return name.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {text}: the value is no YAML") from None
-
-
-def _memory(options: argparse.Namespace) -> float | None:
-    from skyloom.workflows.machine import parse_bytes
-
-    return parse_bytes(options.memory) if options.memory else None
-
-
-def _workers(options: argparse.Namespace) -> int:
-    from skyloom.workflows.schedulers import default_workers
-
-    if options.workers is not None and options.workers < 1:
-        raise ConfigError(f"--workers {options.workers}: at least 1")
-    return options.workers or default_workers()
-
-
-def _make_plan(options: argparse.Namespace) -> Plan:
-    with _loading():
-        from skyloom.workflows.plan import make_plan
-
-        workflow = _workflow(options)
-    return make_plan(
-        workflow,
-        options.files,
-        project=options.output,
-        memory=_memory(options),
-        workers=_workers(options),
-    )
-
-
-def _plan(options: argparse.Namespace) -> int:
-    plan = _make_plan(options)
-    from skyloom.workflows import drawing, tables
-    from skyloom.workflows.store import disk_errors
-
-    if options.graph:
-        path = Path(options.graph)
-        if path.suffix not in {".svg", ".mmd"}:
-            raise ConfigError(f"--graph {path}: the ending should be .svg or .mmd")
-        with disk_errors(f"writing {path}"):
-            path.write_text(
-                drawing.svg(plan) if path.suffix == ".svg" else drawing.mermaid(plan), encoding="utf-8"
-            )
-    if options.json:
-        print(json.dumps(plan.to_dict(), indent=2))
-    else:
-        _print(*tables.plan_tables(plan))
-    plan.check()
-    return 0
-
-
-def _run(options: argparse.Namespace) -> int:
-    with _loading():
-        from skyloom.workflows import tables
-        from skyloom.workflows.progress import Silent, reporter
-        from skyloom.workflows.runner import run_workflow
-
-        workflow = _workflow(options)
-    if options.task_timeout is not None and not options.task_timeout > 0:
-        raise ConfigError(f"--task-timeout {options.task_timeout:g}: seconds, more than 0")
-    report = run_workflow(
-        workflow,
-        options.files,
-        project=options.output,
-        scheduler=_scheduler(options),
-        workers=_workers(options),
-        memory=_memory(options),
-        reporter=Silent() if options.quiet else reporter(),
-        page=not options.no_report,
-        task_timeout=options.task_timeout,
-    )
-    if options.json:
-        print(json.dumps(report.to_dict(), indent=2))
-    else:
-        _print(*tables.run_tables(report))
-    return 0
-
-
-def _scheduler(options: argparse.Namespace) -> Any:
-    """Where the tasks run: what --scheduler says, or the cluster --cluster describes."""
-    if options.cluster is None:
-        return options.scheduler
-    from dataclasses import replace
-
-    from skyloom.workflows.clusters import ClusterSpec
-
-    if options.scheduler != "threads":
-        raise ConfigError(f"--cluster {options.cluster} starts a scheduler of its own: leave --scheduler out")
-    spec = ClusterSpec.load(options.cluster)
-    return replace(spec, workers=options.workers) if options.workers is not None else spec
-
-
-def _inspect(options: argparse.Namespace) -> int:
-    from skyloom.ops.session.ingest import describe, ingest
-    from skyloom.workflows import tables
-
-    session = ingest(options.files, take="all")
-    rows = describe(session)
-    left_out = json.loads(session.attrs["left_out"])
-    if options.json:
-        print(json.dumps({"frames": rows, "left_out": left_out}, indent=2))
-    else:
-        _print(*tables.inspect_tables(rows, left_out))
-    return 0
-
-
-def _link(options: argparse.Namespace) -> int:
-    from skyloom.workflows import link_drawing, link_report, link_tables
-    from skyloom.workflows.evaluate import evaluate
-    from skyloom.workflows.graph import Workflow
-    from skyloom.workflows.store import disk_errors
-
-    workflow = Workflow.load(options.workflow)
-    if options.set:
-        workflow = workflow.with_parameters(dict(_setting(text) for text in options.set))
-    node = next((n for n in workflow.nodes if n.op.name == "link"), None)
-    if node is None:
-        raise ConfigError(f"workflow {options.workflow!r} links nothing (it has no node of the op 'link')")
-    # To see what is broken nothing must be refused for it.
-    policy = str(node.parameters["on_broken"])
-    shown = workflow.with_parameters({f"{node.name}.on_broken": "without"}).until(node.name)
-    steps = evaluate(shown, options.files)
-    links, session = steps[node.name].dataset, steps[node.inputs["session"]].dataset
-    assert links is not None
-    assert session is not None
-    if options.diagram:
-        path = Path(options.diagram)
-        drawings = {".svg": link_drawing.link_svg, ".mmd": link_drawing.link_mermaid}
-        if path.suffix not in drawings:
-            raise ConfigError(f"--diagram {path}: the ending should be .svg or .mmd")
-        with disk_errors(f"writing {path}"):
-            path.write_text(drawings[path.suffix](links, session), encoding="utf-8")
-    if options.json:
-        print(json.dumps(link_report.links_report(links, session), indent=2))
-    else:
-        notes = json.loads(session.attrs.get("notes", "[]"))
-        _print(*link_tables.link_tables(links, session, policy=policy), *notes)
-    return 0
-
-
-def _status(options: argparse.Namespace) -> int:
-    from skyloom.workflows import tables
-    from skyloom.workflows.quality import quality
-    from skyloom.workflows.status import open_project, project_status, still_to_do
-    from skyloom.workflows.verify import check_results
-
-    checked = check_results(open_project(options.project)) if options.check else []
-    rows, left_out = project_status(options.project)
-    lines = quality(open_project(options.project))
-    to_do = still_to_do(options.project, options.files) if options.files else []
-    if options.json:
-        told = {"nodes": rows, "left_out": left_out, "quality": lines, "to_do": to_do, "checked": checked}
-        print(json.dumps(told, indent=2))
-    else:
-        _print(*tables.status_tables(rows, left_out, [*lines, *to_do, *checked]))
-    return 0
-
-
-def _pixel(options: argparse.Namespace) -> int:
-    from skyloom.workflows import tables
-    from skyloom.workflows.pixel import pixel_answer
-
-    numbers = [v for v in (options.x, options.y) if v is not None]
-    if len(numbers) != (0 if options.radec else 2):
-        raise ConfigError("say where: X and Y (pixels from 0), or --radec")
-    answer = pixel_answer(
-        options.project,
-        place=(options.x, options.y) if numbers else None,
-        target=options.radec,
-        node=options.node,
-        band=options.band,
-    )
-    if options.json:
-        print(json.dumps(answer, indent=2))
-    else:
-        _print(*tables.pixel_tables(answer))
-    return 0
-
-
-def _report(options: argparse.Namespace) -> int:
-    with _loading():
-        from skyloom.workflows.report.page import write_report
-
-    print(write_report(options.project))
-    return 0
-
-
-def _view(options: argparse.Namespace) -> int:
-    with _loading():
-        from skyloom.workflows.viewer.command import open_server, serve
-
-    server = open_server(options.project, node=options.node, port=options.port)
-    serve(server, browser=not options.no_browser)
-    return 0
-
-
-def _export(options: argparse.Namespace) -> int:
-    from skyloom.workflows.export import export_file
-    from skyloom.workflows.places import as_folder, place
-    from skyloom.workflows.status import open_project
-
-    store = open_project(options.project)
-    target = place(options.file)
-    if isinstance(target, Path):
-        where: Any = nullcontext((target.parent, None))
-    else:
-        where = as_folder(target.parent)
-    with where as (folder, _):
-        export_file(
-            store.open(options.node),
-            folder / target.name,
-            variable=options.variable,
-            band=options.band,
-            max_side=options.max_side,
-            depth=options.depth,
-        )
-    print(target)
-    return 0
-
-
-def _hips(options: argparse.Namespace) -> int:
-    from skyloom.workflows.hips import write_hips
-    from skyloom.workflows.places import local
-    from skyloom.workflows.status import open_project
-
-    folder = local(options.folder, "a HiPS")
-    write_hips(
-        open_project(options.project).open(options.node),
-        folder,
-        variable=options.variable,
-        band=options.band,
-        order=options.order,
-        workers=_workers(options),
-    )
-    print(folder)
-    return 0
-
-
-def _completion(options: argparse.Namespace) -> int:
-    from skyloom.configs.loader import preset_names
-    from skyloom.ops.registry import all_ops
-    from skyloom.workflows.completion import completion_script
-
-    presets = preset_names()
-    first = {"plan": presets, "run": presets, "workflows": presets, "ops": list(all_ops())}
-    print(completion_script(command_parser(), options.shell, first=first), end="")
-    return 0
-
-
-def _simulate(options: argparse.Namespace) -> int:
-    from skyloom.workflows.places import local
-    from skyloom.workflows.progress import reporter
-    from skyloom.workflows.simulate import (
-        image_size,
-        placing_options,
-        raw_options,
-        session_from_options,
-        simulate_and_report,
-        write_session,
-    )
-
-    folder = local(options.folder, "a simulated session")
-    session = session_from_options(
-        panels=options.panels,
-        frames=options.frames,
-        size=image_size(options.size),
-        overlap=options.overlap,
-        bands=[b.strip() for b in options.bands.split(",") if b.strip()],
-        nights=options.nights,
-        seed=options.seed,
-        raw=options.raw,
-        scale=options.scale,
-    )
-    session = raw_options(
-        session,
-        faults=options.faults,
-        layout=options.layout,
-        dialect=options.dialect,
-        flat_darks=options.flat_darks,
-        overscan=options.overscan,
-        pedestal=options.pedestal,
-        rigs=options.rigs,
-    )
-    session = placing_options(
-        session,
-        solved=not options.no_wcs,
-        flip=options.flip,
-        turn=options.turn,
-        dither=options.dither,
-        barrel=options.barrel,
-        second_scale=options.second_camera,
-        stars=options.stars,
-        hot=options.hot,
-        bad=options.bad,
-    )
-    if options.lazy:
-        path = write_session(folder, session)
-        print(f"{len(session)} frames in {path}, the truth in {path.parent / 'truth.json'}")
-        return 0
-    shown = reporter()
-    try:
-        paths = simulate_and_report(folder, session, shown)
-    finally:
-        shown.close()
-    print(f"{len(paths)} frames in {options.folder}, the truth in {folder / 'truth.json'}")
-    return 0
-
-
-def _demo(options: argparse.Namespace) -> int:
-    from skyloom.workflows import tables
-    from skyloom.workflows.demo import run_demo
-    from skyloom.workflows.places import local
-    from skyloom.workflows.progress import reporter
-
-    report, picture = run_demo(local(options.output, "the demo"), seed=options.seed, reporter=reporter())
-    _print(*tables.run_tables(report))
-    print(f"The picture: {picture}")
-    return 0
-
-
-def _workflows(options: argparse.Namespace) -> int:
-    from skyloom.configs.loader import preset_names
-    from skyloom.workflows.graph import Workflow
-
-    if options.json:
-        names = [options.name] if options.name else preset_names()
-        print(json.dumps([Workflow.load(name).to_dict() for name in names], indent=2))
-        return 0
-    if options.name:
-        print(Workflow.load(options.name).to_yaml(), end="")
-        return 0
-    for name in preset_names():
-        workflow = Workflow.load(name)
-        print(f"{name}: {workflow.description}")
-        print(f"    {' → '.join(workflow.names)}")
-    return 0
-
-
-def _ops(options: argparse.Namespace) -> int:
-    from skyloom.ops.registry import all_ops, get_op
-    from skyloom.workflows import tables
-
-    ops = [get_op(options.name)] if options.name else list(all_ops().values())
-    if options.json:
-        print(json.dumps([op.to_dict() for op in ops], indent=2))
-    else:
-        _print(*tables.op_tables(ops))
-    return 0

@@ -28,8 +28,9 @@ from skyloom.configs.loader import preset_names
 from skyloom.ops import registry
 from skyloom.ops.errors import ConfigError
 from skyloom.ops.registry import Op, all_ops
-from skyloom.workflows.cli import _workflow, command_parser
+from skyloom.workflows.cli import command_parser
 from skyloom.workflows.cli_examples import EXAMPLES
+from skyloom.workflows.commands import chosen_workflow
 from skyloom.workflows.completion import subcommands
 from skyloom.workflows.graph import Workflow
 
@@ -91,7 +92,7 @@ def understood(arguments: list[str]) -> None:
     options = command_parser().parse_args(arguments)
     workflow = getattr(options, "workflow", None)
     if workflow in preset_names() and hasattr(options, "solution"):
-        _workflow(options)
+        chosen_workflow(options)
 
 
 def run_block(block: Block, main: Callable[[list[str]], int], names: dict[str, Any]) -> None:

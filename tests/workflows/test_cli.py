@@ -16,7 +16,8 @@ import yaml
 from astropy.io import fits
 from PIL import Image
 
-from skyloom.workflows.cli import _loading, main
+from skyloom.workflows.cli import main
+from skyloom.workflows.commands import loading
 from skyloom.workflows.simulate import simulate_from_options
 
 Capture = pytest.CaptureFixture[str]
@@ -217,7 +218,8 @@ SLOW = """
 import os, sys, time
 import dask.array as da, numpy as np, xarray as xr
 from skyloom.ops.registry import register
-from skyloom.workflows.cli import _loading, main
+from skyloom.workflows.cli import main
+from skyloom.workflows.commands import loading
 
 @register(version=1)
 def names(files: list) -> xr.Dataset:
@@ -265,12 +267,12 @@ def test_loading_leaves_the_collector_on() -> None:
     frozen = gc.get_freeze_count()
     try:
         gc.unfreeze()
-        with pytest.raises(ImportError), _loading():
+        with pytest.raises(ImportError), loading():
             fail()
         assert gc.isenabled()
         count = gc.get_freeze_count()
         assert count > 1000
-        with _loading():  # once a process: what a caller lets go later must not stay for good
+        with loading():  # once a process: what a caller lets go later must not stay for good
             assert gc.isenabled()
         assert gc.get_freeze_count() == count
     finally:
