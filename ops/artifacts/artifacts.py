@@ -40,8 +40,8 @@ PER_BLOCK = STEP // MASK_STEP
 TRAILS = 24
 """Trails a frame of which places are kept."""
 TRAIL_QUANTITIES = ("x0", "y0", "x1", "y1", "width", "significance")
-BLOCK_BYTES = 90.0
-"""Peak bytes a block of a frame's window: planes, difference, sums over Gaussians, labels."""
+BLOCK_BYTES = 120.0
+"""Peak bytes a block of a frame's window: planes, difference, sums over Gaussians, labels, distances."""
 RATE = 18.0
 """Mpixel a second, counted in frame pixels."""
 
@@ -205,7 +205,7 @@ def _meet(a: Window, b: Window) -> bool:
     return all(p.start < q.stop and q.start < p.stop for p, q in zip(a, b, strict=True))
 
 
-@register(version=1, unit=("frame",), cost=_cost, keys=_keys)
+@register(version=2, unit=("frame",), cost=_cost, keys=_keys)
 def artifacts(
     session: xr.Dataset,
     shrunken: xr.Dataset,
@@ -257,8 +257,8 @@ def artifacts(
     can go and what is on the sky stays. Of two frames the brighter one is at fault. Errors include the range of
     the sky over 3 × 3 blocks (stars in changing seeing, filaments) and, from six frames on, the frames' scatter.
     Trails: Σ light / √Σ weight along all lines through strips of 1024 canvas pixels, followed over the whole
-    frame, masked to 2.9 σ of their width. Blobs: matched to Gaussians above the level around, followed outwards
-    until the light sinks into its errors, and on to 3.2 σ as fast as it falls.
+    frame, masked to 2.9 σ of their width. Blobs: matched to Gaussians above the level around, and masked along
+    their own shape to where, by the edge or the Gaussian that fits, all but 0.3 % of their light is inside.
     """
     check_same_frames(session, "artifacts", shrunken=shrunken, registration=registration)
     grid = Grid.from_attrs(registration.attrs)

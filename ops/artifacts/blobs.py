@@ -9,8 +9,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, find_objects, gaussian_filter, label
-from scipy.special import erfc
 
+from skyloom.ops.artifacts.blob_edges import until_light_ends
 from skyloom.ops.artifacts.difference import Difference
 from skyloom.ops.robust import select
 
@@ -28,6 +28,8 @@ SPECK = 2.5
 """Blocks further than this from 0 and from their surroundings (errors) are no part of a blob."""
 CUT = 5.0
 """No block counts more than this many of its errors."""
+BRIGHTEST = 40.0
+"""The same where a blob has been found: what it shines with says where it ends."""
 DARK = -2.0
 """Blocks that are darker than this (errors, mean over some ten blocks) are left out."""
 EDGE = 0.5
@@ -40,10 +42,8 @@ GAP = 6.0
 """Radius of the gaps in a blob that belong to it (blocks)."""
 FINER = 4
 """Cells in which a blob is found have this many times the side of those in which its edge is."""
-ENDS = 3.0
-"""A blob ends so many widths of its edge beyond the middle of it: at 0.1 % of its light."""
-MOST_GROWTH = 1.25
-"""A blob grows by at most this part of its own half-width."""
+MOST_GROWTH = 2.0
+"""A blob grows by at most this many times its own half-width."""
 WIDEST = 0.4
 """What covers more of a frame than this is no blob but a frame that differs."""
 
@@ -109,6 +109,7 @@ def find_blobs(difference: Difference, taken: Mask, *, threshold: float) -> tupl
     known &= ~(gaussian_filter(np.where(known, np.clip(ratio, -CUT, CUT), 0.0), 1.0, truncate=3.0) < DARK)
     inverse = np.where(known, unit / np.maximum(difference.error, 1e-6 * unit), 0.0).astype(np.float32)
     light = np.where(known, np.clip(ratio, -CUT, CUT), 0.0).astype(np.float32) * inverse
+    whole = np.where(known, np.clip(ratio, -CUT, BRIGHTEST), 0.0).astype(np.float32) * inverse
     weight = inverse * inverse
     places, count = float(known.sum()), 0
     sizes = [2**k for k in range(LEVELS) if places >= LEAST_PLACES * 4.0 * math.pi * (SCALE * 2**k) ** 2]
@@ -120,7 +121,7 @@ def find_blobs(difference: Difference, taken: Mask, *, threshold: float) -> tupl
             continue
         # How far they reach is seen in cells smaller than those they are found in.
         small = max(size // FINER, 1)
-        cells = _sums(light, small), _sums(weight, small)
+        cells = _sums(whole, small), _sums(weight, small)
         new = np.zeros(cells[0].shape, dtype=np.bool_)
         for inside, box in blobs:
             if inside.sum() * size * size < WIDEST * places:
@@ -128,8 +129,7 @@ def find_blobs(difference: Difference, taken: Mask, *, threshold: float) -> tupl
                 count += 1
         wide = _enlarged(new, small)[: known.shape[0], : known.shape[1]]
         found |= wide
-        light[wide] = 0
-        weight[wide] = 0
+        light[wide] = whole[wide] = weight[wide] = 0
     return _closed(found) & np.isfinite(ratio), count
 
 
@@ -236,32 +236,4 @@ def _draw(out: Mask, inside: Mask, box: Box, light: Plane, weight: Plane) -> Non
     part = tuple(slice(0, min(s.stop, w.stop) - s.start) for s, w in zip(box, wide, strict=True))
     at = tuple(slice(s.start - w.start, min(s.stop, w.stop) - w.start) for s, w in zip(box, wide, strict=True))
     blob[at] = inside[part]
-    outward = distance_transform_edt(~blob)
-    inward = distance_transform_edt(np.pad(blob, 1))[1:-1, 1:-1]
-    # 1, 2, … outside the edge, 0, -1, … inside.
-    ring = np.where(blob, 1 - np.ceil(inward), np.ceil(outward)).astype(np.int64)
-    out[wide] |= ring <= _growth(ring, light[wide], weight[wide], reach)
-
-
-def _growth(ring: NDArray[np.int64], light: Plane, weight: Plane, reach: int) -> float:
-    """How many cells beyond its edge (less than 0: inside) a blob is masked.
-
-    The profile over rings is fitted by a level inside, one outside, and an error function between them: its place
-    and width say where the light ends, soon where the edge is sharp and late where it fades.
-    """
-    first = int(ring.min())
-    size = reach - first + 1
-    at = np.clip(ring - first, 0, reach - first).ravel()
-    weights = np.bincount(at, weight.ravel().astype(np.float64), size)
-    profile = np.bincount(at, light.ravel().astype(np.float64), size) / np.maximum(weights, 1e-12)
-    total = max(float(weights.sum()), 1e-12)
-    profile -= (weights * profile).sum() / total
-    where = np.arange(size) + first - 0.5
-    widths = np.geomspace(0.4, max(0.5 * size, 1.0), 10)
-    places = np.linspace(first, reach, 2 * size)
-    step = 0.5 * erfc((where - places[:, None, None]) / (math.sqrt(2.0) * widths[:, None]))
-    step -= ((weights * step).sum(axis=-1) / total)[..., None]
-    along = np.maximum((weights * step * profile).sum(axis=-1), 0.0)
-    gain = along * along / np.maximum((weights * step * step).sum(axis=-1), 1e-12)
-    best = np.unravel_index(int(np.argmax(gain)), gain.shape)
-    return float(min(places[best[0]] + ENDS * widths[best[1]] + 0.5, reach))
+    out[wide] |= until_light_ends(blob, light[wide], weight[wide], reach)

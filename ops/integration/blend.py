@@ -169,7 +169,7 @@ def blend(
     weighting: Weighting = "inverse_variance",
     weight_rule: str = "",
     resampling: Resampling = "auto",
-    clamp: Annotated[float, Param(low=0.0, high=1.0)] = 0.02,
+    clamp: Annotated[float, Param(low=0.0, high=1.0)] = 0.0,
     taper: Annotated[float, Param(low=0.0, high=0.5)] = 0.03,
     tile: Annotated[int, Param(unit="px", low=32, high=16384)] = 1024,
     task_memory: Annotated[float, Param(unit="byte", low=1e6, execution=True)] = 2.0**30,

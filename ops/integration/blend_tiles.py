@@ -13,7 +13,7 @@ from skyloom.ops.errors import CapacityError
 from skyloom.ops.grid import Grid
 from skyloom.ops.integration.average import USED
 from skyloom.ops.integration.combine import Combined, working_bytes
-from skyloom.ops.integration.overlaps import MIN_STRIP, RESULT_BYTES, SAMPLE_BYTES, FrameSpec
+from skyloom.ops.integration.overlaps import MIN_STRIP, RESULT_BYTES, SAMPLE_BYTES, WINDOW_BYTES, FrameSpec
 from skyloom.ops.integration.solution import Solution
 from skyloom.ops.integration.taper import TAPER_CODES
 from skyloom.ops.integration.tiles import Options, integrate_strip, make_buffers, see_frames, widen, window_pixels
@@ -79,7 +79,7 @@ def blend_rows(
     wide = columns + 2 * HALO
     fixed = float((RESULT_BYTES + PANEL_BYTES * panels) * rows * columns)
     blending = (BLEND_BYTES[0] * panels + BLEND_BYTES[1]) * rows * columns if panels > 1 else 0
-    source = options.source_bytes * window
+    source = max(options.source_bytes, WINDOW_BYTES) * window
     for strips in range(1, -(-rows // MIN_STRIP) + 1):
         height = -(-rows // strips) + 2 * HALO
         strip = (

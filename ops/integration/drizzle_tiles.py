@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from skyloom.ops.calibration.window_wcs import window_wcs
 from skyloom.ops.errors import CapacityError
 from skyloom.ops.grid import Grid
+from skyloom.ops.integration import sharp
 from skyloom.ops.integration.average import USED
 from skyloom.ops.integration.combine import Combined, working_bytes
 from skyloom.ops.integration.coordinates import NODE_STEP
@@ -128,7 +129,8 @@ class Work:
         core = self._core(rows, columns)
         found = []
         for seen in self.view.frames:
-            window = seen.grid.window(*(widen(s, n) for s, n in zip(core, self.spec.grid.shape, strict=True)))
+            wide = [widen(s, n) for s, n in zip(core, self.spec.grid.shape, strict=True)]
+            window = seen.grid.window(wide[0], wide[1], reach=seen.reach)
             size = 0.0 if window is None else float(np.prod([s.stop - s.start for s in window]))
             found.append(Piece(seen.frame.index, 0.0, size, seen.jacobian))
         return found
@@ -286,7 +288,7 @@ def drizzle_rows(
         core, wide = (height + margin, columns + margin), (height + margin + 2 * HALO, columns + margin + 2 * HALO)
         part = min(1.0, (height + margin + 2 * HALO + NODE_STEP) / rows)
         peak = result + SUM_BYTES * height * columns * scale**2
-        reading = max(options.source_bytes - WAITING_BYTES, 0.0) * largest * part
+        reading = max(options.source_bytes - WAITING_BYTES, sharp.BYTES) * largest * part
         if rejecting:
             waiting = drizzling.waiting_bytes * sum(p.window for p in pieces) * part
             fates = float(core[0] * core[1] * depth)

@@ -22,7 +22,6 @@ from skyloom.ops.integration.kernels import Resampling, chosen, kernel_noise_fac
 from skyloom.ops.integration.masked import frame_masks
 from skyloom.ops.integration.overlaps import Piece, frame_specs, index_frames, strip_rows
 from skyloom.ops.integration.rejection import Method, Rejection
-from skyloom.ops.integration.resample import CLAMP
 from skyloom.ops.integration.solution import Names, gather, mean_scale
 from skyloom.ops.integration.tiles import Options, TileSpec, integrate_tile, widen
 from skyloom.ops.integration.weights import (
@@ -77,7 +76,7 @@ def options_of(session: xr.Dataset, **parameters: Any) -> Options:
         weighting=parameters["weighting"],
         combination=parameters.get("combination", "mean"),
         resampling=parameters.get("resampling", "auto"),
-        clamp=parameters.get("clamp", CLAMP),
+        clamp=parameters.get("clamp", 0.0),
     )
 
 
@@ -212,7 +211,7 @@ def integrate(
     weighting: Weighting = "inverse_variance",
     weight_rule: str = "",
     resampling: Resampling = "auto",
-    clamp: Annotated[float, Param(low=0.0, high=1.0)] = 0.02,
+    clamp: Annotated[float, Param(low=0.0, high=1.0)] = 0.0,
     taper: Annotated[float, Param(low=0.0, high=0.5)] = 0.03,
     tile: Annotated[int, Param(unit="px", low=32, high=16384)] = 1024,
     task_memory: Annotated[float, Param(unit="byte", low=1e6, execution=True)] = 2.0**30,
@@ -270,13 +269,12 @@ def integrate(
         keyword or expression.
     resampling
         lanczos3, lanczos4, bicubic, bilinear, nearest, or area (mean over the canvas pixel); auto is area for
-        frames in which a canvas pixel is wider than 1.2 pixels, else lanczos3. Change it to bicubic or bilinear
-        where stars are narrower than 1.5 pixels and rings show, to lanczos4 for the last bit of sharpness with
-        well sampled stars.
+        frames in which a canvas pixel is wider than 1.2 pixels, else lanczos3. Change it to bilinear to
+        see what rings, to lanczos4 for the last bit of sharpness with well sampled stars.
     clamp
-        How far lanczos and bicubic may undershoot beside what is sharper than a star, as a fraction of the range
-        of the pixels around; 1 = as far as they do. Change it to 1 for photometry of stars narrower than 1.5
-        pixels, to 0 where dark rings around stars show.
+        How much of what is sharper than a star of 1.7 pixels (hot pixels, cosmic rays, narrow stars) lanczos and
+        bicubic may ring beside; the rest of its light is interpolated bilinearly, and none is lost or gained.
+        Change it to 1 to have the plain kernel everywhere, with dark rings around such pixels.
     taper
         Width of the band along a frame's edges in which its weight falls to nothing, as a fraction of the
         shorter side. Change it to more where borders of frames show in the noise or in the seeing, to 0 for a

@@ -25,7 +25,7 @@ _1, _2, _3, _4, _5 = (np.uint64(i) for i in range(1, 6))
 
 
 @njit(nogil=True, cache=True)
-def _partial(source, top, left, taps_y, taps_x, near_y, near_x):  # type: ignore[no-untyped-def]
+def _partial(source, excess, top, left, taps_y, taps_x, near_y, near_x):  # type: ignore[no-untyped-def]
     """Interpolate over the taps that meet data; (top, left) may lie outside `source`."""
     rows, columns = source.shape
     if near_y < 0 or near_y >= rows or near_x < 0 or near_x >= columns:
@@ -45,7 +45,7 @@ def _partial(source, top, left, taps_y, taps_x, near_y, near_x):  # type: ignore
             value = source[y, x]
             if np.isfinite(value):
                 w = taps_y[j] * taps_x[i]
-                total += w * value
+                total += w * (value - excess[y, x] if excess.size else value)
                 weight += w
     if weight < np.float32(VALID_TAPS):
         return np.float32(np.nan)
@@ -53,16 +53,26 @@ def _partial(source, top, left, taps_y, taps_x, near_y, near_x):  # type: ignore
 
 
 @njit(nogil=True, cache=True)
-def _floor(source, top, left, taps, clamp):  # type: ignore[no-untyped-def]
-    """Least value that ringing may reach: `clamp` of the range of the pixels under the kernel below the least."""
-    rows, columns = source.shape
-    least, most = np.float32(np.inf), np.float32(-np.inf)
-    for y in range(max(top, 0), min(top + taps, rows)):
-        for x in range(max(left, 0), min(left + taps, columns)):
-            value = source[y, x]
-            least = min(least, value) if np.isfinite(value) else least
-            most = max(most, value) if np.isfinite(value) else most
-    return least - clamp * (most - least)
+def _rings(excess, top, left, taps_y, taps_x):  # type: ignore[no-untyped-def]
+    """What the kernel makes of the light that is too sharp for it."""
+    total = np.float32(0.0)
+    for j in range(taps_y.size):
+        for i in range(taps_x.size):
+            total += taps_y[j] * taps_x[i] * excess[top + j, left + i]
+    return total
+
+
+@njit(nogil=True, cache=True)
+def _bilinear(excess, row, column, p, q):  # type: ignore[no-untyped-def]
+    """The same light at phases p, q in x, y of pixel (row, column), which may lie outside, without rings."""
+    rows, columns = excess.shape
+    total = np.float32(0.0)
+    for j in range(2):
+        for i in range(2):
+            if 0 <= row + j < rows and 0 <= column + i < columns:
+                w = np.float32((q if j else PHASES - q) * (p if i else PHASES - p)) / np.float32(PHASES * PHASES)
+                total += w * excess[row + j, column + i]
+    return total
 
 
 @njit(nogil=True, cache=True)
@@ -128,25 +138,9 @@ def _at(flat, at, stride, table, p, q):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _beneath(flat, at, stride, count, clamp, values, odd):  # type: ignore[no-untyped-def]
-    """Mark the values of a run that are not finite, or beneath the middle four of their pixels; count them."""
-    found = 0
-    below = at + stride
-    for n in range(count):
-        k = np.uint64(n)
-        m0, m1, m2, m3 = flat[at + k], flat[at + k + _1], flat[below + k], flat[below + k + _1]
-        least, most = min(m0, m1, m2, m3), max(m0, m1, m2, m3)
-        value = values[k]
-        good = (value >= least - clamp * (most - least)) & (abs(value) < np.float32(np.inf))
-        odd[k] = not good
-        found += not good
-    return found
-
-
-@njit(nogil=True, cache=True)
 def interpolate(  # type: ignore[no-untyped-def]
     source, source_row, source_column, height, width, fields, node_row, node_column, row0, column0,
-    taper, table, clamp, out, codes,
+    taper, table, excess, near, out, codes,
 ):  # fmt: skip
     """Interpolate a window of the canvas: see `skyloom.ops.integration.resample.resample`.
 
@@ -164,8 +158,8 @@ def interpolate(  # type: ignore[no-untyped-def]
         Width of the taper (frame pixels).
     table
         From `tap_table`.
-    clamp
-        Of ringing; infinite for kernels that do not ring.
+    excess, near
+        From `skyloom.ops.integration.sharp.sharp_light`.
     out, codes
         Shape of the window, written.
     """
@@ -177,7 +171,7 @@ def interpolate(  # type: ignore[no-untyped-def]
     taps = table.shape[1]
     reach = taps // 2
     right_edge, top_edge = width - 0.5, height - 0.5
-    rings = clamp < np.inf
+    sharp = near.size > 0
     xs, ys = np.empty(NODE_STEP), np.empty(NODE_STEP)
     left, top = np.empty(NODE_STEP, np.int64), np.empty(NODE_STEP, np.int64)
     px, py = np.empty(NODE_STEP, np.int64), np.empty(NODE_STEP, np.int64)
@@ -267,13 +261,13 @@ def interpolate(  # type: ignore[no-untyped-def]
                         for k in range(first, last):
                             values[k] = _at(flat, at + np.uint64(k - first), stride, table, px[k], py[k])
                     # A NaN anywhere under the kernel shows in the sum: clean pixels pay one test for all taps.
-                    if rings:
-                        middle = at + np.uint64(reach - 1) * (stride + _1)
-                        found = _beneath(flat, middle, stride, last - first, clamp, values[first:], odd[first:])
-                    else:
-                        found = 0
+                    found = 0
+                    for k in range(first, last):
+                        odd[k] = not np.isfinite(values[k])
+                        found += odd[k]
+                    if sharp:
                         for k in range(first, last):
-                            odd[k] = not np.isfinite(values[k])
+                            odd[k] |= near[line, column + k - first] != 0
                             found += odd[k]
                 if found:
                     for k in range(first, last):
@@ -282,12 +276,14 @@ def interpolate(  # type: ignore[no-untyped-def]
                         value = values[k]
                         if not np.isfinite(value):
                             value = _partial(
-                                source, top[k], left[k], table[py[k]], table[px[k]],
+                                source, excess, top[k], left[k], table[py[k]], table[px[k]],
                                 int(np.floor(ys[k] + 0.5)) - source_row,
                                 int(np.floor(xs[k] + 0.5)) - source_column,
                             )  # fmt: skip
-                        if rings:
-                            value = max(value, _floor(source, top[k], left[k], taps, clamp))
+                        else:
+                            value -= _rings(excess, top[k], left[k], table[py[k]], table[px[k]])
+                        if sharp:
+                            value += _bilinear(excess, top[k] + reach - 1, left[k] + reach - 1, px[k], py[k])
                         values[k] = value
                 first = last
             place = c - phase + begin

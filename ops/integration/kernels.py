@@ -10,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyloom.ops.errors import ConfigError
+from skyloom.ops.integration.sharp import SURROUNDINGS
 
 Kernel = Literal["lanczos3", "lanczos4", "bicubic", "bilinear", "nearest", "area"]
 Resampling = Literal["auto", "lanczos3", "lanczos4", "bicubic", "bilinear", "nearest", "area"]
 
 REACH: Mapping[str, int] = {"lanczos3": 3, "lanczos4": 4, "bicubic": 2, "bilinear": 1, "nearest": 1}
 """Frame pixels a kernel reaches to either side; that of `area` depends on the canvas."""
+RINGING = ("lanczos3", "lanczos4", "bicubic")
+"""Kernels with negative taps."""
 PHASES = 2048
 """Sub-pixel phases of the tap table: the position is rounded to 1/2048 pixel."""
 SHRINKS = 1.2
@@ -110,6 +113,11 @@ def kernel_noise_factor(kernel: str = "lanczos3", jacobian: float = 1.0) -> floa
         return float((1.0 - 1.0 / (3.0 * side)) ** 2 if side > 1.0 else (side * (1.0 - side / 3.0)) ** 2)
     squares = np.sum(tap_table(kernel)[:-1].astype(np.float64) ** 2, axis=1)
     return float(squares.mean() ** 2)
+
+
+def window_reach(kernel: str) -> int:
+    """Frame pixels to either side of a position that its value depends on; not of area."""
+    return REACH[kernel] + (SURROUNDINGS if kernel in RINGING else 0)
 
 
 def chosen(resampling: str, jacobian: float) -> str:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from skyloom.ops.errors import CapacityError
 from skyloom.ops.footprints import EDGE_POINTS, clip, footprint, tiles_touched
 from skyloom.ops.grid import Grid
+from skyloom.ops.integration import sharp
 from skyloom.ops.integration.combine import working_bytes
 from skyloom.ops.integration.coordinates import NODE_STEP
 from skyloom.ops.integration.frame_mask import FrameMask
-from skyloom.ops.integration.kernels import REACH, chosen
+from skyloom.ops.integration.kernels import chosen, window_reach
 from skyloom.ops.integration.rejection import Rejection
 from skyloom.ops.integration.tolerance import HALO
 
@@ -28,6 +29,8 @@ MIN_STRIP = 32
 """Least rows of a tile computed at a time; less would mostly compute halo."""
 SAMPLE_BYTES = 4 + 1
 """Bytes of a sample of the stack: its value and its taper code."""
+WINDOW_BYTES = 4 + sharp.BYTES
+"""Bytes of a pixel of a frame's window while it is interpolated."""
 RESULT_BYTES = 3 * 4 + 3 * 2
 """Bytes of a finished pixel."""
 MASK_BYTES = 8
@@ -133,7 +136,7 @@ def _piece(
     in_frame, pixel = clipped @ to_frame.T, np.abs(to_frame).sum(axis=1)
     jacobian = abs(float(to_frame[0, 0] * to_frame[1, 1] - to_frame[0, 1] * to_frame[1, 0]))
     kernel = chosen(resampling, jacobian)
-    reach = 0.5 * float(pixel.max()) + 1.0 if kernel == "area" else float(REACH[kernel])
+    reach = 0.5 * float(pixel.max()) + 1.0 if kernel == "area" else float(window_reach(kernel))
     extent = in_frame.max(axis=0) - in_frame.min(axis=0) + NODE_STEP * pixel + 2.0 * reach
     return Piece(index, area, float(min(extent[0], shape[1]) * min(extent[1], shape[0])), jacobian)
 
@@ -160,7 +163,7 @@ def strip_rows(
     window = grid.window(index[0], index[1])
     rows, columns = (s.stop - s.start for s in window)
     depth = len(pieces)
-    source = source_bytes * max(p.window for p in pieces)
+    source = max(source_bytes, WINDOW_BYTES) * max(p.window for p in pieces)
     result = RESULT_BYTES * rows * columns + (SINGLE_BYTES if rejection.method == "auto" else 0.0)
     for strips in range(1, -(-rows // MIN_STRIP) + 1):
         height = -(-rows // strips)

@@ -8,10 +8,8 @@ from numpy.typing import NDArray
 from skyloom.ops.integration.area import average_area
 from skyloom.ops.integration.coordinates import CoordinateGrid
 from skyloom.ops.integration.interpolation import interpolate
-from skyloom.ops.integration.kernels import tap_table
-
-CLAMP = 0.02
-"""Ringing allowed: part of the range of the pixels under the kernel."""
+from skyloom.ops.integration.kernels import RINGING, tap_table
+from skyloom.ops.integration.sharp import sharp_light
 
 
 def resample(
@@ -22,7 +20,7 @@ def resample(
     columns: slice,
     *,
     kernel: str = "lanczos3",
-    clamp: float = CLAMP,
+    clamp: float = 0.0,
     taper: float = 0.0,
     out: NDArray[np.float32] | None = None,
     codes: NDArray[np.uint8] | None = None,
@@ -34,7 +32,7 @@ def resample(
     source
         Pixels of `window` of the frame (float32, C order, NaN = no data).
     window
-        From `CoordinateGrid.window`.
+        From `CoordinateGrid.window`, with the kernel's reach (`skyloom.ops.integration.kernels.window_reach`).
     grid
         Covers the canvas window.
     rows, columns
@@ -42,7 +40,7 @@ def resample(
     kernel
         From `skyloom.ops.integration.kernels`, not auto.
     clamp
-        Depth to which ringing may fall below all pixels under the kernel, as a fraction of their range.
+        Part of what is too sharp for a kernel that rings which goes through it all the same, 0 … 1.
     taper
         Width of the taper at the frame's edges (frame pixels).
     out, codes
@@ -60,10 +58,9 @@ def resample(
     Missing pixels (NaN, or beyond the frame's edge) are left out and the remaining taps renormalised, as long
     as the nearest pixel is there and the remaining taps sum to `VALID_TAPS`. So one NaN costs one or two
     canvas pixels and not 36, and noise is amplified at most 1 / 0.6 times beside it.
-    Lanczos and bicubic kernels ring beside what is sharper than a star: a hot pixel has a dark ring 0.06 of its
-    height deep. A value more than `clamp` of the range below the least pixel under the kernel is raised to that,
-    as hardly any noise and no star of 2 pixels and more is. Peaks are not cut: those of stars lie above their
-    pixels.
+    Lanczos and bicubic kernels ring beside what is sharper than a star of 1.7 pixels: a hot pixel has a dark ring
+    of up to a fifth of its height. Such light is interpolated bilinearly (`skyloom.ops.integration.sharp`), which
+    keeps its sum and place.
     area: mean over the canvas pixel, every frame pixel counting by its overlap; half of it must have data.
     """
     shape = (rows.stop - rows.start, columns.stop - columns.start)
@@ -79,6 +76,7 @@ def resample(
     if kernel == "area":
         average_area(*place, width, out, codes)
     else:
-        rings = kernel in ("lanczos3", "lanczos4", "bicubic")
-        interpolate(*place, width, tap_table(kernel), np.float32(clamp if rings else np.inf), out, codes)
+        table = tap_table(kernel)
+        part = 1.0 - clamp if kernel in RINGING else 0.0
+        interpolate(*place, width, table, *sharp_light(source, table.shape[1], part=part), out, codes)
     return out, codes

@@ -13,7 +13,7 @@ from skyloom.ops.grid import Grid
 from skyloom.ops.integration.average import HIGH
 from skyloom.ops.integration.combine import Combination, Combined, combine
 from skyloom.ops.integration.coordinates import CanvasNodes, CoordinateGrid, central_jacobian, coordinate_grid
-from skyloom.ops.integration.kernels import REACH, Resampling, chosen
+from skyloom.ops.integration.kernels import Resampling, chosen, window_reach
 from skyloom.ops.integration.masked import drop_artifacts
 from skyloom.ops.integration.overlaps import FrameSpec, Piece, strip_rows
 from skyloom.ops.integration.rejection import Rejection
@@ -36,7 +36,7 @@ class Options:
     weighting: Weighting = "inverse_variance"
     combination: Combination = "mean"
     resampling: Resampling = "auto"
-    clamp: float = 0.02
+    clamp: float = 0.0
 
 
 Reader = Callable[[FrameSpec, tuple[slice, slice]], NDArray[np.float32]]
@@ -229,7 +229,7 @@ def _see(frame: FrameSpec, nodes: CanvasNodes, grid: Grid, solution: Solution, o
     )  # fmt: skip
     jacobian = central_jacobian(grid.lattice, frame.wcs, frame.shape)
     kernel = chosen(options.resampling, jacobian)
-    return Seen(frame, seen, jacobian, kernel, seen.pixel_reach() if kernel == "area" else REACH[kernel])
+    return Seen(frame, seen, jacobian, kernel, seen.pixel_reach() if kernel == "area" else window_reach(kernel))
 
 
 def _resample(
