@@ -10,6 +10,7 @@ import configparser
 import os
 import re
 import socket
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 SCHEMES = ("s3", "gs", "az")
 RETRY_SECONDS = 180.0
 """How long a store that answers with errors, or not at all, is asked again."""
-_RETRIES = 40
+_RETRIES = 1000  # the time is what bounds them
 _METADATA_SERVER = ("169.254.169.254", 80)
 """Where a machine of Amazon's cloud learns its role."""
 _GRANTED_BY = (
@@ -227,6 +228,14 @@ class ObjectPath:
         with said(self):
             found = [o for part in obstore.list(self.store, self.key or None, chunk_size=1000) for o in part]
         return sorted((type(self)(self.bucket, o["path"]), state_of(o)) for o in found)
+
+
+def scratch_base() -> Path:
+    """Folder for large files that are on their way: TMPDIR, else one on a disk (/tmp often lies in memory)."""
+    disk = Path("/var/tmp")
+    if not os.environ.get("TMPDIR") and os.access(disk, os.W_OK):
+        return disk
+    return Path(tempfile.gettempdir())
 
 
 def state_of(meta: Any) -> ObjectState:

@@ -142,6 +142,7 @@ def s3(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: P
     for name, value in object_server.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("SKYLOOM_SCRATCH", str(tmp_path / "scratch"))
+    places.forget_seen()
     kept = (objects._opened, places._zarr_store, store._open_arrays)
     for cache in kept:
         cache.cache_clear()

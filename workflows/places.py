@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,16 +21,46 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 
 from skyloom.ops.errors import ConfigError
-from skyloom.ops.objects import ObjectPath, is_address, opened, said
+from skyloom.ops.objects import ObjectPath, is_address, opened, said, scratch_base
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
 
+DESCRIPTION = "zarr.json"
+"""Name of what describes a group or an array."""
 NOTE = "skyloom"
 """Name of what is noted with an object."""
+PART_BYTES, PARTS = 2**25, 4
+"""Larger objects are sent in parts of this size, so many at a time."""
 AT_A_TIME = 16
 """Small requests that are sent at a time: what takes long is waiting for the answers."""
 _DELETED_AT_ONCE = 1000
+
+
+LOOK_SECONDS = 5.0
+"""How long what was seen of an object store is taken to be so still."""
+_SEEN_AT_MOST = 4096
+_seen: dict[str, tuple[float, Any]] = {}
+
+
+def remembered(what: str, ask: Callable[[], Any]) -> Any:
+    """What was seen a moment ago, else what is asked now.
+
+    A project is one process' at a time: what it writes itself makes it forget. Others see it a little later.
+    """
+    known = _seen.get(what)
+    if known is not None and time.monotonic() - known[0] < LOOK_SECONDS:
+        return known[1]
+    found = ask()
+    if len(_seen) >= _SEEN_AT_MOST:
+        _seen.clear()
+    _seen[what] = time.monotonic(), found
+    return found
+
+
+def forget_seen() -> None:
+    """Look anew at all object stores."""
+    _seen.clear()
 
 
 class Taken(Exception):
@@ -75,9 +106,21 @@ class ObjectPlace(ObjectPath):
         attributes: Any = {NOTE: note} if note else None
         with said(self):
             try:
-                return str(obstore.put(self.store, self.key, data, attributes=attributes, mode=mode)["e_tag"])
+                answer = obstore.put(
+                    self.store,
+                    self.key,
+                    data,
+                    attributes=attributes,
+                    mode=mode,
+                    chunk_size=PART_BYTES,
+                    max_concurrency=PARTS,
+                )
+                return str(answer["e_tag"])
             except (obstore.exceptions.AlreadyExistsError, obstore.exceptions.PreconditionError):
                 raise Taken(str(self)) from None
+            finally:
+                if self.name == DESCRIPTION:
+                    forget_seen()
 
     def note(self) -> str:
         """What was noted with an object, "" for nothing."""
@@ -138,6 +181,7 @@ def delete(objects: Iterable[ObjectPath]) -> None:
             except FileNotFoundError as failure:
                 if "NoSuchBucket" in str(failure):
                     raise
+    forget_seen()
 
 
 def put_all(where: ObjectPlace, objects: Mapping[str, bytes]) -> None:
@@ -149,7 +193,7 @@ def put_all(where: ObjectPlace, objects: Mapping[str, bytes]) -> None:
 def folders(where: Place) -> list[Place]:
     """Folders right below, none where there is no such place."""
     if isinstance(where, ObjectPlace):
-        return list(where.children()[0])
+        return list(remembered(f"folders {where}", lambda: where.children()[0]))
     return [p for p in where.iterdir() if p.is_dir()] if where.exists() else []
 
 
@@ -170,9 +214,17 @@ def is_there(where: Place) -> bool:
 def changed(where: Place) -> float | None:
     """Time of the last change of a file (s), None where it is not there."""
     try:
+        if isinstance(where, ObjectPlace):
+            return float(remembered(f"stat {where}", where.stat).st_mtime)
         return where.stat().st_mtime
     except FileNotFoundError:
         return None
+
+
+def description(where: ObjectPlace) -> bytes:
+    """Description of an array or a group in an object store."""
+    data: bytes = remembered(str(where), where.read_bytes)
+    return data
 
 
 def remove_tree(where: Place) -> None:
@@ -207,7 +259,7 @@ def as_folder(where: Place) -> Iterator[tuple[Path, Callable[[Path], Place]]]:
         where.mkdir(parents=True, exist_ok=True)
         yield where, lambda path: path
         return
-    with tempfile.TemporaryDirectory(prefix="skyloom-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="skyloom-", dir=scratch_base()) as scratch:
         folder = Path(scratch)
         yield folder, lambda path: where / path.relative_to(folder).as_posix()
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -245,7 +297,15 @@ def _zarr_store(root: str) -> ZarrStore:
             self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
         ) -> Buffer | None:
             with said(f"{root}/{key}"):
-                return await super().get(key, prototype, byte_range)
+                if byte_range is not None or not key.endswith(DESCRIPTION):
+                    return await super().get(key, prototype, byte_range)
+                known = _seen.get(f"{root}/{key}")
+                if known is not None and time.monotonic() - known[0] < LOOK_SECONDS:
+                    return prototype.buffer.from_bytes(known[1])
+                found = await super().get(key, prototype, byte_range)
+                if found is not None:
+                    _seen[f"{root}/{key}"] = time.monotonic(), found.to_bytes()
+                return found
 
         async def exists(self, key: str) -> bool:
             with said(f"{root}/{key}"):
@@ -254,6 +314,8 @@ def _zarr_store(root: str) -> ZarrStore:
         async def set(self, key: str, value: Buffer) -> None:
             with said(f"{root}/{key}"):
                 await super().set(key, value)
+            if key.endswith(DESCRIPTION):
+                forget_seen()
 
         async def set_if_not_exists(self, key: str, value: Buffer) -> None:
             with said(f"{root}/{key}"):
@@ -262,6 +324,13 @@ def _zarr_store(root: str) -> ZarrStore:
         async def delete(self, key: str) -> None:
             with said(f"{root}/{key}"):
                 await super().delete(key)
+            if key.endswith(DESCRIPTION):
+                forget_seen()
+
+        async def delete_dir(self, prefix: str) -> None:
+            with said(f"{root}/{prefix}"):
+                await super().delete_dir(prefix)
+            forget_seen()
 
         async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
             with said(f"{root}/{prefix}"):

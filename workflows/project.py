@@ -66,7 +66,7 @@ class Project(Mapping[str, xr.Dataset]):
     @property
     def outputs(self) -> list[Place]:
         """Files that the run wrote for people."""
-        return sorted((p for p, _ in files(self.folder / "outputs")), key=str)
+        return sorted((p for p, _ in files(self.folder / "outputs")), key=lambda p: p.parts)
 
     def status(self) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
         """State of every node, and the frames left out with their reasons (as `skyloom status --json`)."""

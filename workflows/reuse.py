@@ -220,7 +220,7 @@ def _take(target: _Arrays, source: _Arrays, unit: Unit, donor: Donor, key: str, 
         }
     except (OSError, KeyError, ValueError, RuntimeError):
         return False
-    return writer.write(unit, arrays, key=key) == donor.checksum
+    return replace(writer, key=key).write(unit, arrays) == donor.checksum
 
 
 def _share(source: Place, target: Place) -> None:

@@ -38,6 +38,7 @@ from skyloom.workflows.places import (
     changed,
     files,
     folders,
+    forget_seen,
     place,
     put_all,
     remove_tree,
@@ -92,19 +93,14 @@ class UnitWriter:
     group: str
     node: str
     layout: Layout
+    key: str = ""
+    """What the unit that is written depends on, to be noted with it."""
 
-    def write(self, unit: tuple[int, ...], arrays: Mapping[str, NDArray[Any]], *, key: str = "") -> int:
+    def write(self, unit: tuple[int, ...], arrays: Mapping[str, NDArray[Any]]) -> int:
         """Write all variables of a unit as whole blocks and return their checksum.
 
-        Parameters
-        ----------
-        unit
-            Which.
-        arrays
-            Variable → its block.
-        key
-            What the unit depends on. In an object store it is noted, with the checksum, with the block that is
-            written last: a run that is killed has units there that its journal does not tell of yet.
+        In an object store the checksum is noted with the block that is written last: a run that is killed has
+        units there that its journal does not tell of yet.
 
         Raises
         ------
@@ -139,7 +135,7 @@ class UnitWriter:
                     last[0].write_bytes(last[1])
                 last = ObjectPlace.of(self.root) / self.group / variable.name / block[0], block[1]
             if last is not None:
-                last[0].write_bytes(last[1], note=json.dumps({"checksum": checksum, "key": key}))
+                last[0].write_bytes(last[1], note=json.dumps({"checksum": checksum, "key": self.key}))
         return checksum
 
     def absent(self, units: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
@@ -392,13 +388,18 @@ class Store:
     def complete(self, node: str, key: str, extra: Mapping[str, Any]) -> None:
         """Mark a result as all there, and drop the results it replaces."""
         with disk_errors(f"node {node!r}, project {self.project}"):
-            group = zarr.open_group(self.hierarchy, path=f"{node}/{key}", mode="r+", zarr_format=3)
+            group = self._to_mark(node, key)
             meta = group.attrs["skyloom"]
             assert isinstance(meta, dict)
             group.attrs["skyloom"] = {**meta, **extra, "complete": True, "finished": time.time()}
         for other in self.keys(node):
             if other != key:
                 self.remove(node, other)
+
+    def _to_mark(self, node: str, key: str) -> zarr.Group:
+        """Group of a result as it is now, to write other marks."""
+        forget_seen()
+        return zarr.open_group(self.hierarchy, path=f"{node}/{key}", mode="r+", zarr_format=3)
 
     def keep_only(self, node: str, key: str) -> None:
         """Drop other complete results: a stop after the mark leaves one, and the clock may call it newer."""
@@ -427,7 +428,7 @@ class Store:
             try:
                 # All of it but the units themselves is read here.
                 self.open(node, key)
-                group = zarr.open_group(self.hierarchy, path=f"{node}/{key}", mode="r+", zarr_format=3)
+                group = self._to_mark(node, key)
                 meta = group.attrs["skyloom"]
                 assert isinstance(meta, dict)
                 group.attrs["skyloom"] = {**meta, "complete": False, "suspect": True}
@@ -443,7 +444,7 @@ class Store:
 
     def trust(self, node: str, key: str) -> None:
         """Units have been read back: what the journal says is so."""
-        group = zarr.open_group(self.hierarchy, path=f"{node}/{key}", mode="r+", zarr_format=3)
+        group = self._to_mark(node, key)
         meta = group.attrs["skyloom"]
         assert isinstance(meta, dict)
         if meta.get("suspect"):
@@ -543,7 +544,7 @@ class Store:
             path = f"{group}/{name}"
             try:
                 with damage(str(self.root), path):
-                    array = zarr.open_array(self.hierarchy, path=path, mode="r", zarr_format=3)
+                    array = stored_array(str(self.root), path)
                     return array, None if array.attrs.get("lazy", False) else np.asarray(array[...])
             except FileNotFoundError:
                 raise DamagedResult(str(self.root), path, "not there") from None

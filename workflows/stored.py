@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +17,10 @@ from numpy.typing import NDArray
 from skyloom.ops.errors import DataError, SkyloomError
 from skyloom.ops.frames import register_source
 from skyloom.ops.objects import is_address
-from skyloom.workflows.places import ObjectPlace, zarr_root
+from skyloom.workflows.places import ObjectPlace, description, zarr_root
 from skyloom.workflows.shards import read_window
 
 KIND = "stored"
-LOOK_SECONDS = 5.0
-"""How long it is taken for granted that what lay in an object store lies there still."""
 
 
 class DamagedResult(SkyloomError, ValueError):
@@ -77,7 +74,7 @@ def stored_array(root: str, path: str) -> zarr.Array[Any]:
         If it is not there: an open array would go on and read what is gone as fill value.
     """
     if is_address(root):
-        return _opened(root, path, _object_state(root, path, int(time.monotonic() / LOOK_SECONDS)))
+        return _opened(root, path, description(ObjectPlace.of(root) / path / "zarr.json"))
     state = Path(root, path, "zarr.json").stat()
     return _opened(root, path, (state.st_mtime_ns, state.st_ino, state.st_size))
 
@@ -86,13 +83,6 @@ def stored_array(root: str, path: str) -> zarr.Array[Any]:
 def _opened(root: str, path: str, state: Hashable) -> zarr.Array[Any]:
     array = zarr.open_array(zarr_root(root), path=path, mode="r", zarr_format=3)
     return array
-
-
-@lru_cache(maxsize=1024)
-def _object_state(root: str, path: str, look: int) -> Hashable:
-    """State of an array's description in an object store, asked for once a look."""
-    del look
-    return (ObjectPlace.of(root) / path / "zarr.json").stat()
 
 
 # A fork must not share what its parent has open.

@@ -6,7 +6,7 @@ import errno
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -86,7 +86,7 @@ def run_unit(task: UnitTask) -> UnitRecord:
     names = [v.name for v in task.writer.layout.variables]
     named = dict(zip(names, arrays, strict=True))
     key = task.key if task.lasting is None or task.lasting(named) else ""
-    checksum = task.writer.write(task.unit, named, key=key)
+    checksum = replace(task.writer, key=key).write(task.unit, named)
     del arrays, named
     _give_back()
     seconds = round(time.monotonic() - begin, 4)

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 from skyloom.ops.errors import CapacityError, DataError
 from skyloom.ops.formats.frame_file import FrameFile, UnusableFile
 from skyloom.ops.frames import FrameSource, open_source, register_source
-from skyloom.ops.objects import ObjectPath, is_address, said, state_of
+from skyloom.ops.objects import ObjectPath, is_address, said, scratch_base, state_of
 
 KIND = "fetched"
 SCRATCH, SCRATCH_GIB = "SKYLOOM_SCRATCH", "SKYLOOM_SCRATCH_GIB"
@@ -159,7 +158,7 @@ def local_copy(address: str, size: int, mtime_ns: int) -> Path:
 def scratch_folder() -> Path:
     """Folder of the copies, this user's own."""
     given = os.environ.get(SCRATCH)
-    folder = Path(given) if given else Path(tempfile.gettempdir()) / f"skyloom-frames-{os.getuid()}"
+    folder = Path(given) if given else scratch_base() / f"skyloom-frames-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not given and folder.stat().st_uid != os.getuid():
         raise CapacityError(f"{folder} belongs to another user; name a folder with {SCRATCH}")

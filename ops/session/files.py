@@ -30,8 +30,12 @@ def find(files: str | Path | Sequence[str | Path]) -> tuple[list[FilePath], list
     beside = []
     for one in given:
         if is_address(one):
-            there = _objects(str(one))
-            objects.update(dict.fromkeys(p for p in there if p.suffix.lower() in SUFFIXES or len(there) == 1))
+            where = ObjectPath.of(str(one))
+            if where.key and not str(one).endswith("/") and where.exists():
+                objects[where] = None
+                continue
+            there = _objects(where)
+            objects.update(dict.fromkeys(p for p in there if p.suffix.lower() in SUFFIXES))
             beside += _archives(there)
             continue
         path = Path(one)
@@ -62,18 +66,15 @@ def _archives(paths: Sequence[FilePath]) -> list[tuple[str, str]]:
     ]
 
 
-def _objects(address: str) -> list[ObjectPath]:
-    """The object of an address, else all below it but what `_walk` passes over, too."""
-    where = ObjectPath.of(address)
-    if where.key and not address.endswith("/") and where.exists():
-        return [where]
+def _objects(where: ObjectPath) -> list[ObjectPath]:
+    """Objects below an address, but for those that `_walk` would pass over."""
     found = []
     for path, _ in where.listed():
         *folders, name = path.parts[len(where.parts) :]
         if not name.startswith(".") and not any(f.startswith(".") or f.endswith(".zarr") for f in folders):
             found.append(path)
     if not found:
-        raise DataError(f"{address}: there is no such object, and none below it")
+        raise DataError(f"{where}: there is no such object, and none below it")
     return found
 
 

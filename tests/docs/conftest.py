@@ -29,7 +29,13 @@ def remembered(tmp_path_factory: pytest.TempPathFactory) -> Runner:
         if command == "simulate":
             key, folder = ("simulate", *rest[1:]), Path(rest[0])
             frames[folder.absolute()] = key
-        elif command == "run" and len(rest) == 4 and rest[2] == "-o" and not Path(rest[3]).exists():
+        elif (
+            command == "run"
+            and len(rest) == 4
+            and rest[2] == "-o"
+            and "://" not in rest[3]
+            and not Path(rest[3]).exists()
+        ):
             key, folder = ("run", rest[0], *frames.get(Path(rest[1]).absolute(), (rest[1],))), Path(rest[3])
         else:
             return main(arguments)

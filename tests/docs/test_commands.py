@@ -156,7 +156,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_page(page: Path, folder: Path, remembered: Callable[[list[str]], int]) -> None:
+def test_page(
+    page: Path, folder: Path, remembered: Callable[[list[str]], int], request: pytest.FixtureRequest
+) -> None:
+    if any("s3://" in block.text and "norun" not in block.words for block in blocks(page)):
+        # A server that has the bucket the page speaks of.
+        request.getfixturevalue("s3")
     for line in BEFORE.get(page.name, []):
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             assert remembered(shlex.split(line)) == 0
