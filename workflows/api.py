@@ -17,7 +17,8 @@ from skyloom.workflows.places import Place
 from skyloom.workflows.plan import Plan, make_plan
 from skyloom.workflows.progress import Reporter, reporter
 from skyloom.workflows.project import Project
-from skyloom.workflows.runner import RunReport, run_workflow
+from skyloom.workflows.run_report import RunReport
+from skyloom.workflows.runner import run_workflow
 from skyloom.workflows.schedulers import default_workers
 from skyloom.workflows.sky import SessionTable, Sky
 

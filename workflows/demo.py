@@ -6,7 +6,8 @@ from pathlib import Path
 
 from skyloom.ops.simulation.simulate import demo_session
 from skyloom.workflows.progress import Reporter
-from skyloom.workflows.runner import RunReport, run_workflow
+from skyloom.workflows.run_report import RunReport
+from skyloom.workflows.runner import run_workflow
 from skyloom.workflows.simulate import TRUTH, simulate_and_report
 
 

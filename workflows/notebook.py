@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from skyloom.workflows.evaluate import Results
     from skyloom.workflows.graph import Workflow
     from skyloom.workflows.plan import Plan
-    from skyloom.workflows.runner import RunReport
+    from skyloom.workflows.run_report import RunReport
 
 MANY = 20
 """Rows from which on a table is cut."""
@@ -115,7 +115,7 @@ def plan_html(plan: Plan) -> str:
 
 def report_html(report: RunReport) -> str:
     """What a run did."""
-    from skyloom.workflows.runner import summary
+    from skyloom.workflows.run_report import summary
 
     rows = [
         (n.name, n.units + n.reused if n.seconds else "as before", f"{n.seconds:.1f}" if n.seconds else "")

@@ -3,50 +3,44 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from dask import config
 from dask.local import get_sync
-from numpy.typing import NDArray
 
 from skyloom.ops.errors import CapacityError, ClusterError, DataError, SkyloomError
 from skyloom.ops.registry import FILES
 from skyloom.ops.threads import one_blas_thread_for_all
-from skyloom.workflows.driving import Patience, drive
 from skyloom.workflows.evaluate import Step, evaluate_node, is_session
 from skyloom.workflows.graph import Workflow
-from skyloom.workflows.inputs import InputChanged, Inputs, inputs_of
-from skyloom.workflows.journal import UnitRecord
+from skyloom.workflows.inputs import Inputs, inputs_of
 from skyloom.workflows.lines import lines_of
-from skyloom.workflows.link_drawing import link_svg
 from skyloom.workflows.lock import lock
-from skyloom.workflows.machine import BASE_BYTES, count, format_bytes, format_seconds, peak_memory, release_memory
-from skyloom.workflows.places import ObjectPlace, Place, as_folder, files, place, relative, resolved
+from skyloom.workflows.machine import BASE_BYTES, count, peak_memory, release_memory
+from skyloom.workflows.node_outputs import draw_links, draw_normalization, made_before, write_outputs
+from skyloom.workflows.node_units import NodeUnits
+from skyloom.workflows.places import ObjectPlace, Place
 from skyloom.workflows.plan import Plan, Planned, left_out, make_plan, plan_node
 from skyloom.workflows.progress import Advance, Logged, Reporter, Silent
 from skyloom.workflows.quality import link_problems, quality
-from skyloom.workflows.reuse import take_overs
+from skyloom.workflows.run_report import NodeReport, RunReport
 from skyloom.workflows.schedulers import Scheduler, default_workers, open_scheduler
 from skyloom.workflows.source_hash import source_id
 from skyloom.workflows.store import FRAMES, Store, disk_errors
 from skyloom.workflows.stored import DamagedResult
-from skyloom.workflows.units import unit_tasks
 from skyloom.workflows.unpack import frame_bytes, packed_frames, unpack, unpacked
-from skyloom.workflows.verify import lost_units, verified
+from skyloom.workflows.verify import lost_units
 
-LOOK_SECONDS = 60.0
-"""How often the input files are looked at while a node runs."""
 REPAIRS = 3
 """Times a result is mended in one run; a disk that damages it again is no place for it."""
 
@@ -55,59 +49,6 @@ class Interrupted(SkyloomError):
     """The user asked to stop; what is done is in the store."""
 
     exit_code = 130
-
-
-@dataclass(frozen=True)
-class NodeReport:
-    """What a node did in this run."""
-
-    name: str
-    key: str
-    units: int
-    skipped: int
-    seconds: float
-    work: float
-    peak_memory: float
-    """Bytes of this process at its peak up to the end of the node."""
-    reused: int = 0
-    """Units taken over from an earlier result."""
-    planned_memory: float = 0.0
-    """Bytes the plan foresaw, of this process or of one worker of a cluster."""
-    worker_memory: float = 0.0
-    """Bytes of the largest worker of a cluster at its peak; 0: there was none."""
-
-
-@dataclass(frozen=True)
-class RunReport:
-    """What a run did."""
-
-    project: Place
-    nodes: tuple[NodeReport, ...]
-    left_out: tuple[tuple[str, str], ...]
-    quality: tuple[str, ...]
-    """How well the result is known, a line each."""
-    outputs: tuple[Place, ...]
-    seconds: float
-    planned_memory: float
-    peak_memory: float
-    page: Place | None = None
-    """`report.html`."""
-
-    def __repr__(self) -> str:
-        return f"<skyloom run of {self.project}: {summary(self)}>"
-
-    def _repr_html_(self) -> str:
-        from skyloom.workflows.notebook import report_html
-
-        return report_html(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain values (what `run --json` prints)."""
-        plain = asdict(self)
-        plain["project"] = str(self.project)
-        plain["outputs"] = [str(path) for path in self.outputs]
-        plain["page"] = str(self.page) if self.page else None
-        return plain
 
 
 class Run:
@@ -290,7 +231,7 @@ class Run:
             if node.op.table:
                 self._store_table(planned.step)
                 if node.op.name == "link":
-                    done.outputs += self._draw_links(planned.step, done.steps)
+                    self._show_links(planned.step, done)
                 done.steps[name] = planned.step
                 return
             _tidy()
@@ -299,7 +240,7 @@ class Run:
             done.outputs.extend(p for p in made if p not in done.outputs)
             if node.op.name == "normalize":
                 solved = self._stored(planned.step)
-                done.outputs += self._draw_normalization(solved, done.steps, before=planned.step.stored)
+                done.outputs += draw_normalization(self.store, solved, done.steps, before=planned.step.stored)
             done.planned_memory = max(done.planned_memory, planned.plan.memory)
             step = self._stored(planned.step)
             if step.dataset is not None and "notes" in step.dataset and str(step.dataset["notes"].values):
@@ -341,32 +282,6 @@ class Run:
                 return
         self.store.write_table(name, step.key, step.dataset, self._meta(step))
         self.reporter.node_ends(name, seconds=0.0, note=count(step.dataset.sizes.get("frame", 0), "frame"))
-
-    def _draw_links(self, step: Step, steps: Mapping[str, Step]) -> list[Place]:
-        """Leave the picture of what was linked with what, and say what is broken."""
-        links, session = step.dataset, steps[step.node.inputs["session"]].dataset
-        if links is None or session is None:
-            return []
-        path = self.store.project / "outputs" / "links.svg"
-        with disk_errors(f"writing {path}"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(link_svg(links, session), encoding="utf-8")
-        for problem in link_problems(links):
-            self.reporter.message(problem)
-        return [path]
-
-    def _draw_normalization(self, step: Step, steps: Mapping[str, Step], *, before: bool) -> list[Place]:
-        """Leave pictures of what was corrected and how well."""
-        from skyloom.workflows.normalization_drawing import FOLDER, write_pictures
-
-        session = steps[step.node.inputs["session"]].dataset
-        if step.dataset is None or session is None:
-            return []
-        folder = self.store.project / "outputs" / FOLDER
-        if before and (made := sorted(str(p) for p, _ in files(folder) if p.suffix == ".png")):
-            return [place(p) for p in made]
-        with disk_errors(f"writing to {folder}"), as_folder(folder) as (here, final):
-            return [final(path) for path in write_pictures(session, step.dataset, here)]
 
     def _unpack(self, step: Step) -> Step:
         """Decode the frames that cannot be read by window into the store, once."""
@@ -419,7 +334,7 @@ class Run:
     def _run_node(self, planned: Planned, steps: Mapping[str, Step]) -> tuple[NodeReport, list[Place]]:
         step, plan = planned.step, planned.plan
         begin = time.monotonic()
-        before = self._made_before(step) if step.node.op.sink else []
+        before = made_before(self.store, step) if step.node.op.sink else []
         if step.stored or before:
             if step.stored:
                 self.store.keep_only(plan.name, step.key)
@@ -431,13 +346,24 @@ class Run:
         skipped = reused = 0
         largest = 0.0
         if step.node.op.sink:
-            made = self._run_sink(step, steps)
+            made = write_outputs(self.store, step, steps, self.reporter)
         elif planned.layout is None or not planned.layout.variables:
             assert step.dataset is not None
             self.store.write_table(plan.name, step.key, step.dataset, self._meta(step))
             self.reporter.node_ends(plan.name, seconds=0.0, note="done")
         else:
-            skipped, reused, largest = self._run_units(planned)
+            tasks = NodeUnits(
+                store=self.store,
+                scheduler=self.scheduler,
+                reporter=self.reporter,
+                inputs=self.inputs,
+                task_timeout=self.task_timeout,
+                stop=self.stop,
+                check_stop=self._check_stop,
+                so_far=self._so_far,
+                say=self._say,
+            )
+            skipped, reused, largest = tasks.run(planned, self._meta(step))
         seconds = time.monotonic() - begin
         # A unit that did not arrive as it was written has been computed.
         units = plan.units + plan.reused - reused
@@ -468,159 +394,14 @@ class Run:
         """Refuse a node whose cost, now that its inputs are known, does not fit."""
         replace(self.plan, nodes=(planned.plan,)).check()
 
-    def _run_sink(self, step: Step, steps: Mapping[str, Step]) -> list[Place]:
-        """Let an export write its files."""
-        node = step.node
-        directory, manifest = self._outputs(step)
-        self.reporter.node_begins(node.name, units=1, done=0)
-        begin = time.monotonic()
-        with disk_errors(f"node {node.name!r}, writing to {directory}"):
-            inputs = {n: steps[p].dataset for n, p in node.inputs.items()}
-            with as_folder(directory) as (here, final):
-                written = [place(p) for p in node.op.function(**inputs, directory=here, **node.parameters)]
-                made = [final(p) if isinstance(p, Path) else p for p in written]
-            sizes = {relative(p, directory): p.stat().st_size for p in made}
-            manifest.write_text(json.dumps({"key": step.key, "files": sizes}), encoding="utf-8")
-        self.reporter.node_ends(node.name, seconds=time.monotonic() - begin, note="")
-        return made
+    def _show_links(self, step: Step, done: _Done) -> None:
+        """Draw what was linked with what, and say what is broken."""
+        done.outputs += draw_links(self.store, step, done.steps)
+        for problem in link_problems(step.dataset) if step.dataset is not None else ():
+            self.reporter.message(problem)
 
-    def _outputs(self, step: Step) -> tuple[Place, Place]:
-        """Folder of the files an export makes, and the list of them."""
-        directory = self.store.project / "outputs"
-        return directory, directory / f".{step.node.name}.json"
-
-    def _made_before(self, step: Step) -> list[Place]:
-        """Files an export made under this key, if they are all still there in their full size."""
-        directory, manifest = self._outputs(step)
-        try:
-            record = json.loads(manifest.read_text(encoding="utf-8"))
-            sizes = {resolved(directory, n): int(size) for n, size in record["files"].items()}
-            if record["key"] == step.key and all(p.stat().st_size == size for p, size in sizes.items()):
-                return list(sizes)
-        except (OSError, ValueError, KeyError, AttributeError):
-            pass
-        return []
-
-    def _run_units(self, planned: Planned) -> tuple[int, int, float]:
-        """Take over, compute, write and journal the units of a node that are not done.
-
-        Returns
-        -------
-        done, reused, memory
-            How many were there before, how many an earlier result held, and the bytes of the largest worker.
-        """
-        step, layout, work = planned.step, planned.layout, planned.work
-        assert step.dataset is not None
-        assert layout is not None
-        assert work is not None
-        name, op = step.node.name, step.node.op
-        suspect = self.store.suspect(name, step.key)
-        writer = self.store.prepare(name, step.key, step.dataset, layout, self._meta(step))
-        journal = self.store.journal(name, step.key)
-        done, lost = verified(self.store, name, step.key, writer, all_of_them=suspect)
-        if lost:
-            told = f"{count(lost, 'task')} of {lost + len(done)} did not reach the disk whole, done again"
-            self.reporter.message(f"{name}: {told}")
-        missing = [u for u in layout.units() if work[u] > 0 and u not in done]
-        held = [u for u in missing if u in planned.reuse]
-        total = int((work > 0).sum())
-        total_work = float(sum(work[u] for u in missing if u not in planned.reuse))
-        reused: set[tuple[int, ...]] = set()
-        progress = {"units": float(len(done)), "work": 0.0, "memory": 0.0, "looked": time.monotonic()}
-        unchecked: list[tuple[int, ...]] = []
-        begin = time.monotonic()
-
-        def look() -> None:
-            try:
-                self.inputs.check()
-            except InputChanged as changed:
-                # Any of them may have read the file as it is now.
-                journal.void(unchecked, "input files changed")
-                raise changed
-            unchecked.clear()
-            progress["looked"] = time.monotonic()
-
-        self.reporter.node_begins(name, units=total, done=len(done))
-
-        def finished(records: Sequence[UnitRecord]) -> None:
-            with disk_errors(f"node {name!r}, project {self.store.project}"):
-                journal.append(records)
-            for record in records:
-                progress["units"] += 1
-                unchecked.append(record.unit)
-                if record.worker:
-                    progress["memory"] = max(progress["memory"], record.memory)
-                if record.reused:
-                    reused.add(record.unit)
-                else:
-                    progress["work"] += float(work[record.unit])
-            self.reporter.unit_done(
-                Advance(
-                    name, int(progress["units"]), total, progress["work"], total_work, time.monotonic() - begin
-                )
-            )
-            self.kept = f" after {int(progress['units'])} of {count(total, 'task')}"
-            if time.monotonic() - progress["looked"] > LOOK_SECONDS:
-                look()
-
-        window = planned.plan.workers if self.scheduler.local else self.scheduler.window
-        if self.scheduler.name == "threads" and planned.plan.workers == self.scheduler.workers:
-            # One more waits for a thread, so that none is idle while a finished unit gets into the journal.
-            window += 1
-        with journal.writing():
-            if held and planned.keys is not None:
-                tasks = take_overs(planned.reuse, held, planned.keys, writer)
-                self._drive(name, tasks, finished, look, window=window, work=work)
-                self._check_stop()
-                self.reporter.message(f"{name}: {len(reused)} of {total} reused")
-                begin = time.monotonic()  # the rate is that of computing
-            # What they hold of this node is taken over now.
-            self.store.thin(name, step.key)
-            todo = [u for u in missing if u not in reused]
-            units = unit_tasks(step.dataset, layout, todo, writer, keys=planned.keys, lasting=op.lasting)
-            self._drive(name, units, finished, look, window=window, work=work)
-            self._check_stop()
-        seconds = time.monotonic() - begin
-        facts = {"seconds": round(seconds, 3), "units": total, "reused": len(reused)}
-        self.store.complete(name, step.key, facts)
-        rate = progress["work"] / seconds if seconds > 0 else 0.0
-        note = f"done in {format_seconds(seconds)}"
-        note += f", {len(reused)} of {total} reused" if reused else ""
-        note += f", {rate:.1f} Mpx·frames/s" if total > 1 and todo else ""
-        self.reporter.node_ends(name, seconds=seconds, note=note)
-        return len(done), len(reused), progress["memory"]
-
-    def _drive(
-        self,
-        name: str,
-        tasks: Iterator[Any],
-        finished: Callable[[Sequence[UnitRecord]], None],
-        look: Callable[[], None],
-        *,
-        window: int,
-        work: NDArray[np.float64],
-    ) -> None:
-        """Run tasks, and see that the files they read were the same from first to last."""
-        try:
-            drive(
-                self.scheduler,
-                tasks,
-                finished,
-                window=window,
-                stop=self.stop,
-                node=name,
-                patience=Patience(self.task_timeout, adaptive=not self.scheduler.local),
-                work=lambda unit: float(work[unit]),
-                say=self._say,
-            )
-        except InputChanged:
-            look()
-            raise
-        except DataError:
-            # Files that changed are a better reason than what an op makes of them.
-            look()
-            raise
-        look()
+    def _so_far(self, kept: str) -> None:
+        self.kept = kept
 
     def _say(self, text: str) -> None:
         self.reporter.message(text)
@@ -782,11 +563,3 @@ def _plan(
             with lock(store.project):
                 store.take_back(damaged)
     return make_plan(workflow, paths, project=store.project, memory=memory, workers=workers)
-
-
-def summary(report: RunReport) -> str:
-    """One line that sums a run up."""
-    return (
-        f"done in {format_seconds(report.seconds)}, peak memory {format_bytes(report.peak_memory)} "
-        f"(planned {format_bytes(report.planned_memory)})"
-    )

@@ -13,7 +13,7 @@ from rich.text import Text
 from skyloom.ops.registry import Op, Parameter
 from skyloom.workflows.machine import format_bytes, format_seconds
 from skyloom.workflows.plan import Plan, describe, reused_line
-from skyloom.workflows.runner import RunReport, summary
+from skyloom.workflows.run_report import RunReport, summary
 
 
 def _table(title: str, *columns: tuple[str, bool]) -> Table:

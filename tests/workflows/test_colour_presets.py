@@ -20,7 +20,8 @@ from skyloom.ops.simulation.presets import acceptance_session
 from skyloom.ops.simulation.session import SimulatedSession
 from skyloom.ops.simulation.sky import SkyModel
 from skyloom.workflows.graph import Workflow
-from skyloom.workflows.runner import RunReport, run_workflow
+from skyloom.workflows.run_report import RunReport
+from skyloom.workflows.runner import run_workflow
 from skyloom.workflows.simulate import simulate_session
 from skyloom.workflows.store import Store
 

@@ -15,7 +15,8 @@ from skyloom.ops.registration.projecting import projected_wcs
 from skyloom.ops.simulation.session import SimulatedSession
 from skyloom.workflows.export import export_file
 from skyloom.workflows.graph import Workflow
-from skyloom.workflows.runner import RunReport, run_workflow
+from skyloom.workflows.run_report import RunReport
+from skyloom.workflows.runner import run_workflow
 from skyloom.workflows.simulate import simulate_from_options
 from skyloom.workflows.store import Store
 

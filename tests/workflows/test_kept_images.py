@@ -12,7 +12,8 @@ from astropy.io import fits
 from skyloom.ops.errors import DataError
 from skyloom.workflows.graph import Workflow
 from skyloom.workflows.kept_images import by_content
-from skyloom.workflows.runner import RunReport, run_workflow
+from skyloom.workflows.run_report import RunReport
+from skyloom.workflows.runner import run_workflow
 from skyloom.workflows.simulate import simulate_from_options
 
 

@@ -25,7 +25,8 @@ from skyloom.workflows.cli import main
 from skyloom.workflows.graph import Workflow
 from skyloom.workflows.plan import make_plan
 from skyloom.workflows.quality import quality
-from skyloom.workflows.runner import RunReport, run_workflow
+from skyloom.workflows.run_report import RunReport
+from skyloom.workflows.runner import run_workflow
 from skyloom.workflows.simulate import simulate_from_options
 from skyloom.workflows.store import Store
 

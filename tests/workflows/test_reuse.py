@@ -28,7 +28,8 @@ from skyloom.workflows.graph import Workflow
 from skyloom.workflows.layout import Layout
 from skyloom.workflows.plan import make_plan
 from skyloom.workflows.progress import Silent
-from skyloom.workflows.runner import RunReport, run_workflow
+from skyloom.workflows.run_report import RunReport
+from skyloom.workflows.runner import run_workflow
 from skyloom.workflows.simulate import raw_options, session_from_options, simulate_session
 from skyloom.workflows.status import project_status
 from skyloom.workflows.store import Store, UnitWriter

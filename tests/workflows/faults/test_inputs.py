@@ -69,7 +69,7 @@ def test_a_file_that_changes_stops_the_run(faults: Any, case: str) -> None:
 
 def test_what_was_read_before_is_kept(faults: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are looked at as the work goes on: only what was done since is done again."""
-    monkeypatch.setattr("skyloom.workflows.runner.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("skyloom.workflows.node_units.LOOK_SECONDS", 0.0)
     with pytest.raises(InputChanged):
         run(faults, lambda: os.utime(faults.frame(3)))
     faults.forget()
