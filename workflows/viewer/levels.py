@@ -192,15 +192,7 @@ class Base:
         return rows, columns
 
     def _stamp(self, window: tuple[slice, slice]) -> tuple[int, ...]:
-        if not isinstance(self.layer, StoredLayer) or self.layer.result.complete:
-            return ()
-        times = []
-        for path in self.layer.files(*window):
-            try:
-                times.append(path.stat().st_mtime_ns)
-            except OSError:
-                times.append(0)
-        return tuple(times)
+        return self.layer.state(*window) if isinstance(self.layer, StoredLayer) else ()
 
     def view(self, rows: slice, columns: slice, factor: int) -> Pixels:
         """Window of the layer at the base's factor or a larger one."""
@@ -356,10 +348,8 @@ class Levels:
 
 def _from_pyramid(layer: StoredLayer, rows: slice, columns: slice, factor: int) -> Pixels:
     highest = max(f for f in layer.levels if f <= factor)
-    array = layer.levels[highest]
     window = (
         slice(rows.start // highest, -(-rows.stop // highest)),
         slice(columns.start // highest, -(-columns.stop // highest)),
     )
-    planes = [np.asarray(array.read(layer.variable.index(p), *window), dtype=np.float32) for p in layer.planes]
-    return np.stack([quick_block_mean(p, factor // highest) for p in planes])
+    return np.stack([quick_block_mean(p, factor // highest) for p in layer.level(highest, *window)])
