@@ -18,8 +18,8 @@ from skyloom.workflows.places import Place
 from skyloom.workflows.viewer.contents import Result, Variable
 
 Pixels = NDArray[np.float32]
-WINDOW = 1024
-"""Side of what is read at a time (pixels)."""
+WINDOW = 512
+"""Side of what is read at a time (pixels): a MiB, which the next one takes again (`return_memory_early`)."""
 COLOURS = ("R", "G", "B")
 RGB = "rgb"
 
