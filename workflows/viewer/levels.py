@@ -32,7 +32,7 @@ CELL = 2048
 SAMPLE_SIDE = 1024
 """Longest side of the view that tones are measured on."""
 _SAMPLE_FACTOR = 64
-PARTS_BYTES = 24 * 2**20
+PARTS_BYTES = 16 * 2**20
 """Of parts that tiles are put together from."""
 LARGEST_TILE = 13_000_000
 """Pixels that a tile is made from while somebody waits."""
