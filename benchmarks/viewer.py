@@ -172,7 +172,9 @@ def look(project: Path, chromium: str, picture: Path | None) -> dict[str, Any]:
 
 
 LAST = """(since) => Math.max(since, ...performance.getEntriesByType("resource")
-    .filter((r) => r.startTime >= since && r.name.includes("/tile")).map((r) => r.responseEnd))"""
+    .filter((r) => r.startTime >= since && r.initiatorType !== "fetch" && r.name.includes("/tile"))
+    .map((r) => r.responseEnd))"""
+"""When the last tile that is seen was there; what the page fetches ahead is not waited for."""
 REFINED = "() => window.skyloom.slots.a.state ? window.skyloom.slots.a.state.refined : 0"
 
 

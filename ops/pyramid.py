@@ -62,18 +62,22 @@ def quick_block_mean(pixels: NDArray[np.float32], factor: int) -> NDArray[np.flo
 @njit(nogil=True, cache=True)
 def _block_means(pixels, factor, out):  # type: ignore[no-untyped-def]
     height, width = pixels.shape
-    total = np.empty(out.shape[1], np.float64)
-    count = np.empty(out.shape[1], np.int64)
+    total = np.empty(width, np.float64)
+    count = np.empty(width, np.int64)
     for j in range(out.shape[0]):
         total[:] = 0.0
         count[:] = 0
-        # Row after row, as the pixels lie in memory.
+        # Columns first: many at a time, as the pixels lie in memory.
         for y in range(j * factor, min((j + 1) * factor, height)):
-            for i in range(out.shape[1]):
-                for x in range(i * factor, min((i + 1) * factor, width)):
-                    value = pixels[y, x]
-                    if not np.isnan(value):
-                        total[i] += value
-                        count[i] += 1
+            for x in range(width):
+                value = pixels[y, x]
+                good = not np.isnan(value)
+                total[x] += np.float64(value) if good else 0.0
+                count[x] += 1 if good else 0
         for i in range(out.shape[1]):
-            out[j, i] = total[i] / count[i] if count[i] > 0 else np.nan
+            block = 0.0
+            valid = 0
+            for x in range(i * factor, min((i + 1) * factor, width)):
+                block += total[x]
+                valid += count[x]
+            out[j, i] = block / valid if valid > 0 else np.nan

@@ -25,11 +25,14 @@ from skyloom.ops.frames import open_source
 from skyloom.ops.grid import WCS_LOCK, Grid
 from skyloom.workflows.export import Plane
 from skyloom.workflows.export_colour import Picture
+from skyloom.workflows.hips_coverage import describe
 from skyloom.workflows.previews import sky_stretch
 from skyloom.workflows.store import disk_errors
 
 SIDE = 512
 """Of a tile (pixels)."""
+COARSEST = 3
+"""Clients begin with the tiles of this order."""
 FINEST = 20
 """Finest order: HEALPix numbers pixels to order 29, a tile has 2^9 of them along a side."""
 _UNIT = math.sqrt(math.pi / 3) * math.degrees(1.0) * 3600.0
@@ -100,21 +103,24 @@ def write_hips(
                 for index, name in enumerate(str(c) for c in dataset["channel"].values):
                     planes.append(partial / name)
                     write(array_spec(dataset, variable, channel=index), planes[-1], title)
-                _merge(planes, partial / "colour")
-                (partial / "colour").replace(folder)
+                made = partial / "colour"
+                _merge(planes, made)
             else:
                 plane = Plane.of(dataset, variable=variable, band=band)
                 cut = sky_stretch(plane.small(max(1, -(-max(plane.shape) // _VIEW))))
                 properties = {**title, "hips_pixel_cut": f"{cut.shadows:g} {cut.highlights:g}"}
-                write(plane.source, partial / "plane", properties)
-                (partial / "plane").replace(folder)
+                made = partial / "plane"
+                write(plane.source, made, properties)
+            ending = "png" if made.name == "colour" else "fits"
+            describe(made, grid, order=order, side=SIDE, ending=ending)
+            made.replace(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
 
 def finest_order(pixel_scale: float) -> int:
-    """First order whose pixels are no larger than those of a canvas (arcsec)."""
-    return min(FINEST, max(0, math.ceil(math.log2(_UNIT / (SIDE * pixel_scale)))))
+    """First order whose pixels are no larger than those of a canvas (arcsec), and that clients look for."""
+    return min(FINEST, max(COARSEST, math.ceil(math.log2(_UNIT / (SIDE * pixel_scale)))))
 
 
 def _reproject() -> Any:

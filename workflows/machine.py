@@ -68,7 +68,7 @@ def format_seconds(seconds: float) -> str:
 
 
 # Of mallopt (glibc's malloc.h).
-_MMAP_THRESHOLD, _ARENA_MAX = -3, -8
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 
 
 def count(number: int, noun: str) -> str:
@@ -101,11 +101,13 @@ def release_memory() -> None:
 
 
 def return_memory_early() -> None:
-    """Have freed blocks of half a MiB and more go back to the system at once, for the rest of the process.
+    """Have freed blocks of more than a MiB go back to the system at once, for the rest of the process.
 
     glibc keeps what threads of a server free, in pieces no other thread uses: hundreds of MiB after some minutes.
+    Blocks up to a MiB are used again: to have each page of them anew from the system takes longer than to fill it.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(_MMAP_THRESHOLD, 2**19)
+        libc.mallopt(_MMAP_THRESHOLD, 2**20 + 2**14)
+        libc.mallopt(_TRIM_THRESHOLD, 2**23)
         libc.mallopt(_ARENA_MAX, 2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -64,14 +64,16 @@ class Packing:
 def packing(array: zarr.Array[Any]) -> Packing | None:
     """How an array is packed, or None where only zarr knows."""
     metadata = array.metadata
-    if not isinstance(metadata, ArrayV3Metadata) or array.dtype.kind not in "fiu" or array.dtype.byteorder == ">":
+    if not isinstance(metadata, ArrayV3Metadata) or array.dtype.kind not in "fiub" or array.dtype.byteorder == ">":
         return None
     codecs = json.dumps([c.to_dict() for c in metadata.codecs])
-    return _packing(codecs, array.shards or array.chunks, np.dtype(array.dtype).str, str(array.fill_value))
+    # As bytes: NaN is not equal to itself, and the text of False is true.
+    fill = np.asarray(array.fill_value, array.dtype).tobytes()
+    return _packing(codecs, array.shards or array.chunks, array.dtype.str, fill)
 
 
 @lru_cache(maxsize=256)
-def _packing(codecs: str, shard: tuple[int, ...], dtype: str, fill: str) -> Packing | None:
+def _packing(codecs: str, shard: tuple[int, ...], dtype: str, fill: bytes) -> Packing | None:
     kind, chain = np.dtype(dtype), json.loads(codecs)
     if [c["name"] for c in chain] == ["sharding_indexed"]:
         about = chain[0]["configuration"]
@@ -87,7 +89,7 @@ def _packing(codecs: str, shard: tuple[int, ...], dtype: str, fill: str) -> Pack
     blosc = chain[1]["configuration"]
     codec = Blosc(**{**blosc, "shuffle": ("noshuffle", "shuffle", "bitshuffle").index(blosc["shuffle"])})
     counts = tuple(s // c for s, c in zip(shard, chunk, strict=True))
-    return Packing(shard, chunk, counts, indexed, kind, kind.type(fill), codec)
+    return Packing(shard, chunk, counts, indexed, kind, np.frombuffer(fill, kind)[0], codec)
 
 
 def pack(block: NDArray[Any], how: Packing) -> bytes | None:
@@ -200,13 +202,11 @@ def read_window(source: zarr.Array[Any], window: tuple[slice | int, ...]) -> NDA
     distant = object_root(store)
     if how is None or not (isinstance(store, LocalStore) or distant) or not _all_plain(window, source.ndim):
         return np.asarray(source[window])
-    bounds = [_bounds(w, n) for w, n in zip(window, source.shape, strict=True)]
+    bounds = _all_bounds(source, window)
     out = np.full([max(stop - start, 0) for start, stop in bounds], how.fill, dtype=how.dtype)
-    shards = (
-        range(a // s, -(-b // s)) if b > a else range(0) for (a, b), s in zip(bounds, how.shard, strict=True)
-    )
     names = (
-        (place, (source.store_path / source.metadata.encode_chunk_key(place)).path) for place in product(*shards)
+        (place, (source.store_path / source.metadata.encode_chunk_key(place)).path)
+        for place in shards_of(source, window)
     )
     if isinstance(store, LocalStore):
         for place, name in names:
@@ -215,6 +215,17 @@ def read_window(source: zarr.Array[Any], window: tuple[slice | int, ...]) -> NDA
         root = distant
         _together([partial(_read_object, root / name, place, bounds, out, how) for place, name in names])
     return out[tuple(0 if not isinstance(w, slice) else slice(None) for w in window)]
+
+
+def shards_of(source: zarr.Array[Any], window: tuple[slice | int, ...]) -> Iterator[tuple[int, ...]]:
+    """Places, in the grid of shards, of those that a window touches."""
+    shard = source.shards or source.chunks
+    return product(
+        *(
+            range(a // s, -(-b // s)) if b > a else range(0)
+            for (a, b), s in zip(_all_bounds(source, window), shard, strict=True)
+        )
+    )
 
 
 def _read_shard(
@@ -367,6 +378,10 @@ def _all_plain(window: tuple[Any, ...], axes: int) -> bool:
     return len(window) == axes and all(
         w.step in (None, 1) if isinstance(w, slice) else isinstance(w, int | np.integer) for w in window
     )
+
+
+def _all_bounds(source: zarr.Array[Any], window: tuple[slice | int, ...]) -> list[tuple[int, int]]:
+    return [_bounds(w, n) for w, n in zip(window, source.shape, strict=True)]
 
 
 def _bounds(part: slice | int, length: int) -> tuple[int, int]:

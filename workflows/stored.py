@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from skyloom.ops.errors import DataError, SkyloomError
 from skyloom.ops.frames import register_source
 from skyloom.ops.objects import is_address
-from skyloom.workflows.places import ObjectPlace, description, zarr_root
-from skyloom.workflows.shards import read_window
+from skyloom.workflows.places import ObjectPlace, Place, description, place, zarr_root
+from skyloom.workflows.shards import read_window, shards_of
 
 KIND = "stored"
 
@@ -104,16 +104,52 @@ class StoredSource:
         """True: only the chunks of a window are decoded."""
         return True
 
+    @property
+    def chunk(self) -> int:
+        """Pixels a side that are decoded at least."""
+        return max(self._array().chunks[-2:])
+
     def read(self, rows: slice, columns: slice) -> NDArray[np.float32]:
         """Pixels of a window (see `FrameSource.read`)."""
-        window = iter((rows, columns))
-        selection = tuple(next(window) if i < 0 else i for i in self.index)
+        return np.ascontiguousarray(self.values(rows, columns), dtype=np.float32)
+
+    def values(self, rows: slice, columns: slice) -> NDArray[Any]:
+        """Pixels of a window in the array's own type; what was never written is the fill value.
+
+        Raises
+        ------
+        DataError
+            If the array is not there.
+        DamagedResult
+            If what is stored is damaged.
+        """
+        array = self._array()
         try:
             with damage(self.root, self.path):
-                values = read_window(stored_array(self.root, self.path), selection)
+                values = read_window(array, self._window(rows, columns))
         except (OSError, KeyError) as failure:
-            raise DataError(f"{self.root}: {self.path} cannot be read ({failure}); run again") from failure
-        return np.array(values.reshape(1, 1) if not values.shape else values, dtype=np.float32, order="C")
+            raise self._unreadable(failure) from failure
+        return values if values.shape else values.reshape(1, 1)
+
+    def files(self, rows: slice, columns: slice) -> list[Place]:
+        """Files that a window is read from, whether they are there or not."""
+        array = self._array()
+        folder = place(self.root) / self.path
+        return [folder / array.metadata.encode_chunk_key(p) for p in shards_of(array, self._window(rows, columns))]
+
+    def _window(self, rows: slice, columns: slice) -> tuple[slice | int, ...]:
+        window = iter((rows, columns))
+        return tuple(next(window) if i < 0 else i for i in self.index)
+
+    def _array(self) -> zarr.Array[Any]:
+        try:
+            with damage(self.root, self.path):
+                return stored_array(self.root, self.path)
+        except (OSError, KeyError) as failure:
+            raise self._unreadable(failure) from failure
+
+    def _unreadable(self, failure: Exception) -> DataError:
+        return DataError(f"{self.root}: {self.path} cannot be read ({failure}); run again")
 
 
 def _open(fields: dict[str, Any]) -> StoredSource:

@@ -126,6 +126,7 @@ def groups_of(session: xr.Dataset, links: xr.Dataset, kinds: Iterable[str]) -> l
         column(session, "bayer", ""),
         column(session, "trim", ""),
     )
+    members = members_of(session, np.flatnonzero(use).tolist())
     found = []
     for index, kind in enumerate(links["kind"].values.tolist()):
         if kind not in wanted or not used[index]:
@@ -137,7 +138,7 @@ def groups_of(session: xr.Dataset, links: xr.Dataset, kinds: Iterable[str]) -> l
                 index=index,
                 kind=str(kind),
                 shape=(int(links["height"].values[index]), int(links["width"].values[index])),
-                members=tuple(member(session, int(i)) for i in rows),
+                members=tuple(members[i] for i in rows.tolist()),
                 given=bool(links["master"].values[index]),
                 gain=float(np.median(known)) if known.size else math.nan,
                 bayer=str(bayer[rows[0]]) if rows.size else "",
@@ -151,14 +152,23 @@ def groups_of(session: xr.Dataset, links: xr.Dataset, kinds: Iterable[str]) -> l
 
 def member(session: xr.Dataset, index: int) -> Member:
     """What tasks must know of a frame."""
-    pedestal = float(column(session, "pedestal", 0.0)[index])
-    return Member(
-        frame=index,
-        name=str(session["name"].values[index]),
-        source=str(session["source"].values[index]),
-        saturation=float(column(session, "saturation", math.nan)[index]),
-        pedestal=pedestal if math.isfinite(pedestal) else 0.0,
-    )
+    return members_of(session, [index])[index]
+
+
+def members_of(session: xr.Dataset, indices: Iterable[int]) -> dict[int, Member]:
+    """What tasks must know of frames, by their places; a column is taken out of the table once, not for each."""
+    names, sources = session["name"].values, session["source"].values
+    saturation, pedestal = column(session, "saturation", math.nan), column(session, "pedestal", 0.0)
+    return {
+        i: Member(
+            frame=i,
+            name=str(names[i]),
+            source=str(sources[i]),
+            saturation=float(saturation[i]),
+            pedestal=float(pedestal[i]) if math.isfinite(pedestal[i]) else 0.0,
+        )
+        for i in indices
+    }
 
 
 def identities(session: xr.Dataset, links: xr.Dataset) -> dict[int, str]:

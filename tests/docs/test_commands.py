@@ -39,7 +39,7 @@ PAGES = sorted(p for p in (ROOT / "docs").rglob("*.md") if p.parent.name != "ref
 FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 LANGUAGES = {"sh", "python", "yaml", "toml", "text", "{toctree}"}
-BEFORE = {"README.md": ["simulate FRAMES --raw --bands L,R,G,B --panels 1x1 --frames 3 --size 400 --nights 1"]}
+BEFORE = {"README.md": ["simulate FRAMES --raw --bands L,R,G,B --panels 1x1 --frames 3 --size 280 --nights 1"]}
 """Commands that a page takes for granted."""
 
 

@@ -48,7 +48,7 @@ def blocks() -> list[tuple[slice, ...]]:
 
 
 @pytest.mark.parametrize("sharded", [True, False])
-@pytest.mark.parametrize("dtype", ["float32", "float64", "uint16", "uint8"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint16", "uint8", "bool"])
 def test_zarr_reads_what_is_written(tmp_path: Path, dtype: str, sharded: bool) -> None:
     array, values = stored(tmp_path / "a", dtype, sharded=sharded), content(dtype)
     assert packing(array) is not None

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from skyloom.ops.errors import ConfigError, DataError
 from skyloom.ops.grid import Grid
 from skyloom.ops.registry import suggest
 from skyloom.workflows.places import ObjectPlace, Place, folders
 from skyloom.workflows.store import OME, Store
-from skyloom.workflows.stored import stored_array
-from skyloom.workflows.viewer.chunks import StoredPixels
+from skyloom.workflows.stored import StoredSource, stored_array
 
 NEW = "+"
 """Behind the name of a node: its result that is being made while an earlier one is still there."""
@@ -44,13 +45,14 @@ class Variable:
     kind: str
     """Of its numbers, as numpy has it: f, i, u, b."""
 
-    def index(self, plane: int) -> tuple[int, ...]:
-        """Place of a plane along the dimensions before y and x."""
-        return (plane,) if self.lead else ()
+    def plane(self, number: int) -> StoredSource:
+        """Pixels of a plane."""
+        return self.plane_of(self.folder, number)
 
-    def pixels(self) -> StoredPixels:
-        """The array."""
-        return StoredPixels(self.folder)
+    def plane_of(self, folder: Place, number: int) -> StoredSource:
+        """Pixels of a plane of an array with the same dimensions: a level of the pyramid."""
+        index = (number, -1, -1) if self.lead else (-1, -1)
+        return StoredSource(str(folder.parent), folder.name, index, self.shape)
 
 
 @dataclass(frozen=True)
@@ -188,11 +190,10 @@ def _variable(folder: Place) -> Variable | None:
         if about["node_type"] != "array" or about["data_type"] == "string":
             return None
         dims = [str(d) for d in about.get("dimension_names") or ()]
-        pixels = StoredPixels(folder)
-    except (OSError, ValueError, KeyError, DataError):
+        shape, kind = tuple(int(n) for n in about["shape"]), np.dtype(about["data_type"]).kind
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    shape = pixels.shape
-    if len(shape) not in (2, 3) or dims[-2:] != ["y", "x"] or pixels.layout.dtype.kind not in _KINDS:
+    if len(shape) not in (2, 3) or dims[-2:] != ["y", "x"] or kind not in _KINDS:
         return None
     if min(shape) < 1 or min(shape[-2:]) < _LEAST:
         return None
@@ -204,7 +205,7 @@ def _variable(folder: Place) -> Variable | None:
         labels=_labels(folder, lead, shape[0]) if lead else ("",),
         shape=(shape[-2], shape[-1]),
         units=str(about["attributes"].get("units", "")),
-        kind=pixels.layout.dtype.kind,
+        kind=kind,
     )
 
 

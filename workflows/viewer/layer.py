@@ -15,12 +15,11 @@ from skyloom.ops.grid import Grid, pixel_to_sky, sky_to_pixel
 from skyloom.ops.pyramid import quick_block_mean
 from skyloom.ops.registry import suggest
 from skyloom.workflows.places import Place
-from skyloom.workflows.viewer.chunks import StoredPixels
 from skyloom.workflows.viewer.contents import Result, Variable
 
 Pixels = NDArray[np.float32]
-WINDOW = 1024
-"""Side of what is read at a time (pixels)."""
+WINDOW = 512
+"""Side of what is read at a time (pixels): a MiB, which the next one takes again (`return_memory_early`)."""
 COLOURS = ("R", "G", "B")
 RGB = "rgb"
 
@@ -86,28 +85,20 @@ class StoredLayer:
         return self.variable.name not in ("image", "median", "middle", "low", "high")
 
     @cached_property
-    def _pixels(self) -> StoredPixels:
-        return self.variable.pixels()
-
-    @cached_property
-    def _counts(self) -> StoredPixels | None:
+    def _counts(self) -> Variable | None:
         """Where integers are 0 without data the count says so."""
         if self.variable.kind == "f" or self.variable.name == "count":
             return None
         count = self.result.variables.get("count")
-        return count.pixels() if count is not None and count.shape == self.shape else None
+        return count if count is not None and count.shape == self.shape else None
 
     def window(self, plane: int, rows: slice, columns: slice) -> Pixels:
         """Pixels of a plane (its number in the array); NaN = no data."""
-        lead = self.variable.index(plane)
-        values = self._pixels.read(lead, rows, columns)
-        if self.variable.kind == "f":
-            return values.astype(np.float32, copy=False)
-        out = values.astype(np.float32)
-        if self.variable.name == "count":
-            out[values == 0] = np.nan
+        out = self.variable.plane(plane).read(rows, columns)
+        if self.variable.kind != "f" and self.variable.name == "count":
+            out[out == 0] = np.nan
         elif self._counts is not None:
-            out[(values == 0) & (self._counts.read(lead, rows, columns) == 0)] = np.nan
+            out[(out == 0) & (self._counts.plane(plane).read(rows, columns) == 0)] = np.nan
         return out
 
     def reduced(self, rows: slice, columns: slice, factor: int) -> Pixels:
@@ -125,22 +116,36 @@ class StoredLayer:
                     target[y : y + step, x : x + step] = quick_block_mean(self.window(plane, *window), factor)
         return out
 
-    def files(self, rows: slice, columns: slice) -> list[Place]:
-        """Files a window is read from."""
-        found = [f for p in self.planes for f in self._pixels.files(self.variable.index(p), rows, columns)]
-        return list(dict.fromkeys(found))
+    def level(self, factor: int, rows: slice, columns: slice) -> Pixels:
+        """Pixels of a level of the pyramid, shape (planes, rows, columns)."""
+        planes = [self.variable.plane_of(self.levels[factor], p) for p in self.planes]
+        return np.stack([p.read(rows, columns) for p in planes])
+
+    def state(self, rows: slice, columns: slice) -> tuple[int, ...]:
+        """Numbers that change when a window of a result that is being made does."""
+        if self.result.complete:
+            return ()
+        found = [f for p in self.planes for f in self.variable.plane(p).files(rows, columns)]
+        return tuple(map(_changed, dict.fromkeys(found)))
 
     @cached_property
     def chunk(self) -> int:
         """Pixels a side that are decoded at least."""
-        return max(self._pixels.layout.chunk[-2:])
+        return self.variable.plane(0).chunk
 
     @cached_property
-    def levels(self) -> dict[int, StoredPixels]:
+    def levels(self) -> dict[int, Place]:
         """Factor → array of the pyramid, where the result has one."""
         if self.variable.name != "image":
             return {}
-        return {2**k: StoredPixels(p) for k, p in enumerate(self.result.levels) if k > 0}
+        return {2**k: p for k, p in enumerate(self.result.levels) if k > 0}
+
+
+def _changed(path: Place) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def stored_layer(result: Result, variable: str, planes: str, *, revision: str) -> StoredLayer:

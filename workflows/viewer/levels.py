@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from skyloom.ops.errors import SkyloomError
 from skyloom.ops.pyramid import quick_block_mean
 from skyloom.workflows.viewer.layer import Layer, StoredLayer
+from skyloom.workflows.viewer.parts import Parts
 
 Pixels = NDArray[np.float32]
 TILE = 512
@@ -31,6 +32,8 @@ CELL = 2048
 SAMPLE_SIDE = 1024
 """Longest side of the view that tones are measured on."""
 _SAMPLE_FACTOR = 64
+PARTS_BYTES = 16 * 2**20
+"""Of parts that tiles are put together from."""
 LARGEST_TILE = 13_000_000
 """Pixels that a tile is made from while somebody waits."""
 _QUIET, _PATIENCE = 0.15, 1.0
@@ -192,15 +195,7 @@ class Base:
         return rows, columns
 
     def _stamp(self, window: tuple[slice, slice]) -> tuple[int, ...]:
-        if not isinstance(self.layer, StoredLayer) or self.layer.result.complete:
-            return ()
-        times = []
-        for path in self.layer.files(*window):
-            try:
-                times.append(path.stat().st_mtime_ns)
-            except OSError:
-                times.append(0)
-        return tuple(times)
+        return self.layer.state(*window) if isinstance(self.layer, StoredLayer) else ()
 
     def view(self, rows: slice, columns: slice, factor: int) -> Pixels:
         """Window of the layer at the base's factor or a larger one."""
@@ -223,6 +218,7 @@ class Levels:
         self._bases: OrderedDict[str, Base] = OrderedDict()
         self._lock = threading.Lock()
         self._work = threading.Condition()
+        self._parts = Parts(PARTS_BYTES)
         self._stopped = False
         self._asked = 0.0
         self._thread: threading.Thread | None = None
@@ -242,9 +238,11 @@ class Levels:
         """
         self._asked = time.monotonic()
         if isinstance(layer, StoredLayer) and layer.levels and factor > 1:
-            return _from_pyramid(layer, rows, columns, factor)
+            return self._from_pyramid(layer, rows, columns, factor)
         base = self.base(layer)
         if factor <= base.finest_direct:
+            if isinstance(layer, StoredLayer):
+                return self._parts.means(layer, rows, columns, factor)
             return layer.reduced(rows, columns, factor)
         view = base.view(rows, columns, factor) if factor >= base.factor else base.enlarged(rows, columns, factor)
         self._refine(base, list(base.cells(rows, columns)))
@@ -256,7 +254,7 @@ class Levels:
         while max(layer.shape) > SAMPLE_SIDE * factor:
             factor *= 2
         if isinstance(layer, StoredLayer) and layer.levels and factor > 1:
-            view = _from_pyramid(layer, slice(0, layer.shape[0]), slice(0, layer.shape[1]), factor)
+            view = self._from_pyramid(layer, slice(0, layer.shape[0]), slice(0, layer.shape[1]), factor)
             return view.reshape(layer.count, -1)
         base = self.base(layer)
         if base.slow and isinstance(layer, StoredLayer) and layer.result.complete:
@@ -265,6 +263,15 @@ class Levels:
             return base.sample
         whole = slice(0, layer.shape[0]), slice(0, layer.shape[1])
         return self.view(layer, *whole, factor).reshape(layer.count, -1)
+
+    def _from_pyramid(self, layer: StoredLayer, rows: slice, columns: slice, factor: int) -> Pixels:
+        highest = max(f for f in layer.levels if f <= factor)
+        window = (
+            slice(rows.start // highest, -(-rows.stop // highest)),
+            slice(columns.start // highest, -(-columns.stop // highest)),
+        )
+        planes = self._parts.level(layer, highest, *window)
+        return np.stack([quick_block_mean(p, factor // highest) for p in planes])
 
     def progress(self, layer: Layer) -> float:
         """Fraction of a layer's smaller views that is exact; 1 where nothing is made in the background."""
@@ -352,14 +359,3 @@ class Levels:
             self._stopped = True
             self._wanted = []
             self._work.notify()
-
-
-def _from_pyramid(layer: StoredLayer, rows: slice, columns: slice, factor: int) -> Pixels:
-    highest = max(f for f in layer.levels if f <= factor)
-    array = layer.levels[highest]
-    window = (
-        slice(rows.start // highest, -(-rows.stop // highest)),
-        slice(columns.start // highest, -(-columns.stop // highest)),
-    )
-    planes = [np.asarray(array.read(layer.variable.index(p), *window), dtype=np.float32) for p in layer.planes]
-    return np.stack([quick_block_mean(p, factor // highest) for p in planes])

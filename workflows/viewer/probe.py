@@ -60,9 +60,8 @@ def value_at(tiles: Tiles, layer: Layer, x: int, y: int) -> dict[str, Any]:
         if variable.shape != shown.shape or variable.labels not in (shown.labels, ("",)):
             continue
         planes = layer.planes if variable.labels == shown.labels else (0,)
-        pixels = variable.pixels()
         at = slice(y, y + 1), slice(x, x + 1)
-        values[name] = [_plain(pixels.read(variable.index(p), *at)[0, 0].item()) for p in planes]
+        values[name] = [_plain(variable.plane(p).values(*at)[0, 0].item()) for p in planes]
     answer |= {"labels": [shown.labels[p] for p in layer.planes], "values": values}
     if "count" not in values:
         made = tiles.made_of(result, TRACED)
@@ -87,7 +86,7 @@ def _counts(
         if variable is None:
             continue
         planes = [variable.labels.index(b) for b in labels if b in variable.labels] or range(len(variable.labels))
-        values[name] = [_plain(variable.pixels().read(variable.index(p), *at)[0, 0].item()) for p in planes]
+        values[name] = [_plain(variable.plane(p).values(*at)[0, 0].item()) for p in planes]
         bands = [variable.labels[p] for p in planes]
     return {"node": made.id, "x": x, "y": y, "labels": bands, "values": values} if values else None
 

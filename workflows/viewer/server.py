@@ -30,6 +30,7 @@ PAGE = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/viewer.css": ("viewer.css", "text/css; charset=utf-8"),
     "/viewer.js": ("viewer.js", "text/javascript; charset=utf-8"),
+    "/ahead.js": ("ahead.js", "text/javascript; charset=utf-8"),
     "/overlay.js": ("overlay.js", "text/javascript; charset=utf-8"),
     "/panel.js": ("panel.js", "text/javascript; charset=utf-8"),
     "/openseadragon.js": ("openseadragon.min.js", "text/javascript; charset=utf-8"),

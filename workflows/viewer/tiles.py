@@ -29,7 +29,7 @@ from skyloom.workflows.viewer.levels import OVERLAP, TILE, Levels, last_factor
 from skyloom.workflows.viewer.look import Look, Tones, picture, png, tones_of
 
 Pixels = NDArray[np.float32]
-TILES_BYTES = 48 * 2**20
+TILES_BYTES = 24 * 2**20
 SAMPLES_BYTES = 24 * 2**20
 SAMPLE = 2**18
 """Pixels of a plane that tones are measured on, at most."""

@@ -126,6 +126,28 @@ def zoom_to(page: Page, x: int, y: int, pixels: float) -> None:
     settle(page)
 
 
+def test_tiles_of_the_next_zoom_are_there_before_it(page: Page) -> None:
+    sent = """(ahead) => performance.getEntriesByType("resource")
+        .filter((r) => r.name.includes("factor=1&") && r.name.includes("image%2F1"))
+        .filter((r) => (r.initiatorType === "fetch") === ahead).map((r) => r.name)"""
+    zoom_to(page, 640, 600, 0.4)
+    page.mouse.move(*screen(page, 640, 600))
+    page.evaluate("skyloom.pickers.a.choose('wide/image/1')")
+    settle(page)
+    wait_for(page, "looking ahead", lambda: len(page.evaluate(sent, True)) >= 4)
+    assert page.evaluate(sent, False) == []
+    for _ in range(2):
+        page.mouse.wheel(0, -300)
+        settle(page)
+    seen = set(page.evaluate(sent, False))
+    assert seen
+    assert seen <= set(page.evaluate(sent, True))
+    # The browser had them already.
+    size = """performance.getEntriesByType("resource").filter((r) => r.initiatorType === "img" &&
+        r.name.includes("factor=1&") && r.name.includes("image%2F1")).map((r) => r.transferSize)"""
+    assert set(page.evaluate(size)) == {0}
+
+
 def test_values_under_the_pointer_are_those_of_the_store(page: Page, made: Made) -> None:
     zoom_to(page, 640, 600, 8.0)
     for x, y in ((640, 600), (650, 610), (601, 577)):

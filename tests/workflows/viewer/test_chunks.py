@@ -1,4 +1,4 @@
-"""Windows of stored arrays, read past zarr: the same pixels, and damage is told."""
+"""Windows of stored arrays, as the viewer reads them: the same pixels as zarr's, and damage is told."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 import zarr
 
 from skyloom.ops.errors import DataError
+from skyloom.workflows.shards import packing
 from skyloom.workflows.store import COMPRESSORS
-from skyloom.workflows.viewer import chunks
-from skyloom.workflows.viewer.chunks import StoredPixels
+from skyloom.workflows.stored import DamagedResult, StoredSource
 from skyloom.workflows.viewer.kept import Kept
 
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -24,35 +24,38 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "_decoded", Kept(2**20, lambda a: a.nbytes))
+def plane(folder: Path, number: int, shape: tuple[int, int] = (64, 64)) -> StoredSource:
+    return StoredSource(str(folder.parent), folder.name, (number, -1, -1), shape)
 
 
 @pytest.mark.parametrize("layout", list(LAYOUTS))
-@pytest.mark.parametrize("dtype", ["float32", "uint16"])
+@pytest.mark.parametrize("dtype", ["float32", "uint16", "bool"])
 def test_windows_are_those_of_zarr(tmp_path: Path, layout: str, dtype: str) -> None:
     rng = np.random.default_rng(1)
-    pixels = rng.uniform(0, 1000, (3, 150, 130)).astype(dtype)
+    pixels = rng.integers(0, 2 if dtype == "bool" else 1000, (3, 150, 130)).astype(dtype)
     fill = np.nan if dtype == "float32" else 0
     root = zarr.create_group(tmp_path / "s.zarr", zarr_format=3)
     array = root.create_array("image", shape=pixels.shape, dtype=dtype, fill_value=fill, **LAYOUTS[layout])
     # The last rows are never written.
     array[:, :100] = pixels[:, :100]
-    stored = StoredPixels(tmp_path / "s.zarr" / "image")
-    assert stored.layout.plain == (layout != "of another program")
+    assert (packing(array) is None) == (layout in ("of another program", "not compressed"))
     windows = [(0, 150, 0, 130), (15, 17, 15, 17), (60, 70, 100, 130), (99, 130, 1, 2), (140, 150, 3, 90)]
-    for plane in range(3):
+    for number in range(3):
+        stored = plane(tmp_path / "s.zarr" / "image", number, (150, 130))
         for top, bottom, left, right in windows:
-            found = stored.read((plane,), slice(top, bottom), slice(left, right))
+            window = slice(top, bottom), slice(left, right)
+            found = stored.values(*window)
             assert found.dtype == np.dtype(dtype)
-            np.testing.assert_array_equal(found, array[plane, top:bottom, left:right])
+            np.testing.assert_array_equal(found, array[(number, *window)])
+            as_float = stored.read(*window)
+            assert as_float.dtype == np.float32
+            np.testing.assert_array_equal(as_float, array[(number, *window)])
 
 
 def test_an_image_without_planes(tmp_path: Path) -> None:
     pixels = np.arange(30.0, dtype=np.float32).reshape(5, 6)
     zarr.create_array(tmp_path / "a", data=pixels, chunks=(3, 4), zarr_format=3, compressors=COMPRESSORS)
-    found = StoredPixels(tmp_path / "a").read((), slice(1, 5), slice(2, 6))
+    found = StoredSource(str(tmp_path), "a", (-1, -1), (5, 6)).values(slice(1, 5), slice(2, 6))
     np.testing.assert_array_equal(found, pixels[1:5, 2:6])
 
 
@@ -65,24 +68,43 @@ def test_damage_is_an_error_and_no_pixel(tmp_path: Path, layout: str) -> None:
     data = bytearray(file.read_bytes())
     data[200] ^= 0xFF
     file.write_bytes(bytes(data))
-    with pytest.raises(DataError, match="damaged"):
-        StoredPixels(tmp_path / "s.zarr" / "image").read((0,), slice(0, 16), slice(0, 16))
+    with pytest.raises(DamagedResult, match="damaged"):
+        plane(tmp_path / "s.zarr" / "image", 0).values(slice(0, 16), slice(0, 16))
 
 
 def test_what_is_no_array(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no array"):
-        StoredPixels(tmp_path / "nothing")
+    nothing = plane(tmp_path / "nothing", 0)
+    for ask in (lambda: nothing.chunk, lambda: nothing.values(slice(0, 1), slice(0, 1))):
+        with pytest.raises(DataError, match="cannot be read"):
+            ask()
+
+
+@pytest.mark.parametrize("layout", ["shards", "planes in a shard", "chunks"])
+def test_files_of_a_window_are_those_it_needs(tmp_path: Path, layout: str) -> None:
+    root = zarr.create_group(tmp_path / "s.zarr", zarr_format=3)
+    array = root.create_array("image", shape=(3, 150, 130), dtype="f4", **LAYOUTS[layout])
+    array[:] = 1.0
+    window = slice(20, 70), slice(60, 70)
+    stored = plane(tmp_path / "s.zarr" / "image", 1, (150, 130))
+    files = stored.files(*window)
+    assert all(isinstance(f, Path) and f.is_file() for f in files)
+    for path in (tmp_path / "s.zarr" / "image" / "c").rglob("*"):
+        if path.is_file() and path not in files:
+            path.unlink()
+    assert (stored.values(*window) == 1.0).all()
+    files[0].unlink()
+    assert not (stored.values(*window) == 1.0).all()
 
 
 def test_a_rewritten_file_is_read_again(tmp_path: Path) -> None:
     root = zarr.create_group(tmp_path / "s.zarr", zarr_format=3)
     array = root.create_array("image", shape=(1, 64, 64), dtype="f4", **LAYOUTS["shards"])
     array[:] = 1.0
-    stored = StoredPixels(tmp_path / "s.zarr" / "image")
+    stored = plane(tmp_path / "s.zarr" / "image", 0)
     window = slice(0, 8), slice(0, 8)
-    assert (stored.read((0,), *window) == 1.0).all()
+    assert (stored.values(*window) == 1.0).all()
     array[:] = np.random.default_rng(2).normal(size=(1, 64, 64)).astype(np.float32)
-    np.testing.assert_array_equal(stored.read((0,), *window), array[0, :8, :8])
+    np.testing.assert_array_equal(stored.values(*window), array[0, :8, :8])
 
 
 def test_kept_stays_within_its_budget_and_makes_once() -> None:

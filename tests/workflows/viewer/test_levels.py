@@ -18,6 +18,7 @@ from skyloom.workflows.viewer import levels
 from skyloom.workflows.viewer.contents import Contents
 from skyloom.workflows.viewer.layer import StoredLayer, stored_layer
 from skyloom.workflows.viewer.levels import Levels, last_factor
+from skyloom.workflows.viewer.parts import part_side
 from skyloom.workflows.viewer.tiles import Geometry, Tiles
 
 from .conftest import SHAPE, Made, canvas, wide_arrays, write_result
@@ -66,6 +67,37 @@ def test_integers_without_data_are_no_data(made: Made) -> None:
     # 0 rejected of some is a value, 0 of none is not.
     np.testing.assert_array_equal(np.isnan(low), none)
     np.testing.assert_array_equal(low[~none], made.wide["rejected_low"][0][~none])
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_what_tiles_share_is_read_once(made: Made, monkeypatch: pytest.MonkeyPatch, factor: int) -> None:
+    read: list[tuple[slice, slice]] = []
+    window = StoredLayer.window
+
+    def counted(self: StoredLayer, plane: int, rows: slice, columns: slice) -> NDArray[np.float32]:
+        read.append((rows, columns))
+        return window(self, plane, rows, columns)
+
+    monkeypatch.setattr(StoredLayer, "window", counted)
+    found, layer = Levels(), layer_of(made.folder, "wide/image/0")
+    edges = slice(0, 514), slice(510, 1022), slice(1018, SHAPE[0])
+    for rows in edges:
+        for columns in (slice(0, 514), slice(510, SHAPE[1])):
+            view = found.view(layer, rows, columns, factor)
+            np.testing.assert_allclose(
+                view[0], block_mean(made.wide["image"][0][rows, columns], factor), rtol=1e-6
+            )
+    assert sum((r.stop - r.start) * (c.stop - c.start) for r, c in read) == SHAPE[0] * SHAPE[1]
+    for rows, columns in read:
+        assert rows.start % layer.chunk == columns.start % layer.chunk == 0
+
+
+@pytest.mark.parametrize(
+    ("chunk", "factor", "side"), [(256, 1, 256), (256, 4, 512), (1000, 4, 1000), (100, 2, 800), (250, 64, 256)]
+)
+def test_parts_are_whole_chunks_and_whole_blocks(chunk: int, factor: int, side: int) -> None:
+    assert part_side(chunk, factor) == side
+    assert side % factor == 0
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skyloom.ops.errors import ConfigError
+from skyloom.workflows.report.pictures import palette
 from skyloom.workflows.viewer.contents import Contents
 from skyloom.workflows.viewer.levels import TILE
-from skyloom.workflows.viewer.look import Look, tones_of
+from skyloom.workflows.viewer.look import Look, picture, png, shades, tones_of
 from skyloom.workflows.viewer.tiles import Tiles
 
 from .conftest import SHAPE, Made
@@ -75,6 +77,42 @@ def test_no_data_is_transparent_and_never_black(made: Made, tiles: Tiles) -> Non
         # What fills the canvas up to whole tiles as well.
         assert (picture[::-1][SHAPE[0] :, :, 3] == 0).all()
         assert (picture[:, SHAPE[1] :, 3] == 0).all()
+
+
+@pytest.mark.parametrize("planes", [1, 3])
+@pytest.mark.parametrize("colours", ["grey", "viridis"])
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_png_is_its_picture(planes: int, colours: Literal["grey", "viridis"], empty: bool) -> None:
+    rng = np.random.default_rng(2)
+    pixels = rng.normal(0.5, 0.3, (planes, 37, 53)).astype(np.float32)
+    if empty:
+        pixels[0, 5:9, 3:30] = np.nan
+    look = Look("linear", colours=colours)
+    shown = picture(pixels, look, tones_of(pixels.reshape(planes, -1), look))
+    image = Image.open(io.BytesIO(png(shown)))
+    # Transparent only where it must be: browsers draw what is not more quickly.
+    assert ("A" in image.mode) == empty
+    colour = shown if shown.shape[-1] == 4 else shown[..., [0, 0, 0, 1]]
+    np.testing.assert_array_equal(np.asarray(image.convert("RGBA")), colour[::-1])
+
+
+@pytest.mark.parametrize("method", ["stf", "asinh", "linear"])
+@pytest.mark.parametrize("saturation", [1.0, 1.4])
+def test_colours_are_rounded_shades(method: str, saturation: float) -> None:
+    rng = np.random.default_rng(2)
+    pixels = rng.normal([[[100.0]], [[110.0]], [[130.0]]], 9.0, (3, 90, 40)).astype(np.float32)
+    look = Look(method, saturation=saturation)
+    tones = tones_of(pixels.reshape(3, -1), look)
+    expected = np.rint(255 * shades(pixels, look, tones))
+    np.testing.assert_array_equal(np.moveaxis(picture(pixels, look, tones)[..., :3], -1, 0), expected)
+
+
+def test_shades_of_a_single_plane_are_those_of_the_table() -> None:
+    pixels = np.linspace(-0.1, 1.1, 400, dtype=np.float32).reshape(1, 20, 20)
+    found = picture(pixels, look := Look("none", colours="viridis"), tones_of(pixels[:, 0], look))
+    table = np.array(palette()).reshape(-1, 3)
+    expected = table[np.rint((len(table) - 1) * np.clip(pixels[0].astype(np.float64), 0, 1)).astype(int)]
+    np.testing.assert_array_equal(found[..., :3], expected)
 
 
 def test_a_finished_picture_is_shown_as_it_is(made: Made, tiles: Tiles) -> None:

@@ -1,5 +1,6 @@
 // The page: layers A and B on one canvas, what is under the pointer, and what changes while a run goes on.
 
+import { Ahead } from "/ahead.js";
 import { Overlay } from "/overlay.js";
 import { $, Picker, Stretch, ask, element, figure, kindOf, pixelTables } from "/panel.js";
 
@@ -33,6 +34,8 @@ const viewer = OpenSeadragon({
   minZoomImageRatio: 0.4,
   visibilityRatio: 0.15,
   imageLoaderLimit: 6,
+  // One a frame would be a third of a second for a view.
+  maxTilesPerFrame: 8,
   maxImageCacheCount: 300,
   timeout: 120000,
   immediateRender: false,
@@ -51,6 +54,8 @@ function toCanvas(pixel) {
 }
 
 // --- layers ---
+
+const tileAddress = (factor, column, row, address) => `/tile?factor=${factor}&column=${column}&row=${row}&${address}`;
 
 class Slot {
   constructor(name) {
@@ -107,7 +112,7 @@ class Slot {
     viewer.addTiledImage({
       tileSource: {
         width: info.padded.width, height: info.padded.height, tileSize: TILE, tileOverlap: OVERLAP, minLevel: 0, maxLevel: top,
-        getTileUrl: (level, x, y) => `/tile?factor=${2 ** (top - level)}&column=${x}&row=${y}&${address}`,
+        getTileUrl: (level, x, y) => tileAddress(2 ** (top - level), x, y, address),
       },
       x: left / canvas.width,
       y: (canvas.height - bottom - scale * info.padded.height) / canvas.width,
@@ -163,6 +168,7 @@ function reveal() {
   for (const slot of Object.values(slots)) {
     for (const item of [slot.item, ...(slot.old || [])]) if (item) item.setOpacity(slot.shown ? 1 : 0);
   }
+  ahead.moved();
   badge();
 }
 
@@ -276,7 +282,33 @@ function onView() {
     viewer.drawer.setImageSmoothingEnabled(smooth);
   }
   if (overlay.showGrid) later("grid", 120, fetchGrid);
+  ahead.moved();
 }
+
+// --- the next step of zoom ---
+
+let pointer = null;
+function lookedAt() {
+  const { info, item, state, layer } = slots[front];
+  // Views that will be made anew are not worth it; those of frames take long.
+  if (!info || !item || layer.startsWith("@/") || !state?.complete || state.refined < 1) return null;
+  const { left, bottom, scale } = info.place;
+  const onLayer = (pixel) => {
+    const p = toCanvas(pixel);
+    return { x: (p.x - left) / scale, y: info.padded.height - (p.y - bottom) / scale };
+  };
+  const size = viewer.viewport.getContainerSize();
+  const a = onLayer(new OpenSeadragon.Point(0, 0)), b = onLayer(size);
+  const zoom = zoomOf() * scale;
+  // As the viewer chooses: pixels of a tile are at least half of the screen's.
+  const factor = Math.min(info.last, 2 ** Math.ceil(Math.log2(0.5 / zoom)));
+  return {
+    key: item.address, factor, zoom, tile: TILE, size: info.padded, pointer: onLayer(pointer || size.divide(2)),
+    box: { left: a.x, right: b.x, top: a.y, bottom: b.y },
+    address: (f, column, row) => tileAddress(f, column, row, item.address),
+  };
+}
+const ahead = new Ahead(lookedAt, () => !settled());
 viewer.addHandler("update-viewport", onView);
 viewer.addHandler("animation-finish", onView);
 
@@ -366,7 +398,9 @@ function tell(answer, layer) {
 
 $("view").addEventListener("pointermove", (event) => {
   const box = $("view").getBoundingClientRect();
-  asked = under(new OpenSeadragon.Point(event.clientX - box.left, event.clientY - box.top));
+  pointer = new OpenSeadragon.Point(event.clientX - box.left, event.clientY - box.top);
+  ahead.moved();
+  asked = under(pointer);
   hover();
 }, true);
 
