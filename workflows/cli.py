@@ -126,13 +126,18 @@ def command_parser() -> argparse.ArgumentParser:
 
     plan = add("plan", commands.plan, "show the graph and what it will cost, before a pixel moves")
     _add_job(plan)
-    plan.add_argument("-o", "--output", metavar="PROJECT", help="project folder: its disk and finished work count")
+    plan.add_argument(
+        "-o",
+        "--output",
+        metavar="PROJECT",
+        help="project folder, or s3://BUCKET/…: its disk and finished work count",
+    )
     plan.add_argument("--json", action="store_true", help="as JSON")
     plan.add_argument("--graph", metavar="FILE", help="draw the graph: .svg or .mmd (Mermaid)")
 
     run = add("run", commands.run, "run a workflow, going on where an earlier run stopped")
     _add_job(run)
-    run.add_argument("-o", "--output", metavar="PROJECT", required=True, help="project folder")
+    run.add_argument("-o", "--output", metavar="PROJECT", required=True, help="project folder, or s3://BUCKET/…")
     run.add_argument(
         "--scheduler",
         default="threads",
