@@ -31,6 +31,12 @@ Indices = NDArray[np.intp]
 
 LEAST_SIGHTINGS = 300
 """Sightings of a camera from which on its distortion is solved for."""
+LEAST_LEVER = 2e-3
+"""How far a star has to move over the sensor (rms, of the half diagonal) for its distortion to be solved for.
+
+Centroids are off by thousandths of a pixel for reasons that do not average out; over a shorter way those become tens
+of pixels.
+"""
 KNOWN = 0.15
 """Relative error below which the scale that the stars suggest is taken."""
 _ROUNDS = 6
@@ -141,7 +147,7 @@ def solve_bundle(
     sightings
         Which stars are the same.
     distortion
-        Solve for the distortion of cameras with `LEAST_SIGHTINGS` sightings.
+        Solve for the distortion of cameras with `LEAST_SIGHTINGS` sightings whose stars move by `LEAST_LEVER`.
     scale
         What is known of the scale of the whole; None = that of the places is right.
     tie
@@ -220,8 +226,9 @@ def _problem(
     labels = sorted({camera[f] for f in frames})
     mine = np.array([labels.index(camera[f]) for f in frames], dtype=np.intp)
     seen = np.bincount(mine[frame], minlength=len(labels))
-    bends = np.flatnonzero(seen >= LEAST_SIGHTINGS) if distortion else np.empty(0, np.intp)
     q = pixels / np.array([half[f] for f in frames])[frame, None]
+    known = (seen >= LEAST_SIGHTINGS) & (_levers(q, objects, mine[frame], len(labels)) >= LEAST_LEVER)
+    bends = np.flatnonzero(known) if distortion else np.empty(0, np.intp)
     # One frame stays where it is: the sky as a whole can be turned without any star noticing.
     held = int(np.argmax(np.bincount(frame, minlength=len(frames)))) if len(frame) else 0
     return Problem(
@@ -237,6 +244,20 @@ def _problem(
         bends=bends,
         prior=Prior(mine, len(bends), held),
     )
+
+
+def _levers(q: Floats, objects: Indices, camera: Indices, cameras: int) -> Floats:
+    """(cameras,) how far the stars of a camera's frames lie from their mean places on its sensor, rms."""
+    if len(q) == 0:
+        return np.zeros(cameras)
+    _, star = np.unique(objects * cameras + camera, return_inverse=True)
+    seen = np.bincount(star)
+    mean = np.stack([np.bincount(star, q[:, k]) / seen for k in (0, 1)], axis=1)
+    square = ((q - mean[star]) ** 2).sum(axis=1)
+    # Who is seen once by a camera says nothing of its distortion.
+    counts = seen[star] > 1
+    shares = np.bincount(camera[counts], minlength=cameras)
+    return np.asarray(np.sqrt(np.bincount(camera[counts], square[counts], cameras) / np.maximum(shares, 1)))
 
 
 def _fold(place: Place, change: Floats, half: float) -> Place:

@@ -407,7 +407,7 @@ def locate_cost(session: xr.Dataset, measurement: xr.Dataset, **parameters: Any)
     )
 
 
-@register(version=3, cost=locate_cost)
+@register(version=4, cost=locate_cost)
 def locate(
     session: xr.Dataset,
     measurement: xr.Dataset,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from skyloom.ops.registration import bundle as module_bundle
 from skyloom.ops.registration import bundle_step as module
 from skyloom.ops.registration.bundle import Bundle, Scale, Sightings, join_edges, solve_bundle
 from skyloom.ops.registration.pairs import Edge
@@ -106,6 +109,38 @@ def test_few_sightings_solve_for_no_distortion(panels: Callable[..., Any]) -> No
     assert not found.distortion[0].any()
     assert error(sky, found).max() < 0.3
     assert not solve(panels(), truly_same(panels()), panels().truth, distortion=False).distortion[0].any()
+
+
+def same_pointing(sky: Any, *, dither: float, wrong: float) -> Any:
+    """Frames of a panel laid on each other but for a dither, each with centroids that err together (pixels)."""
+    rng = np.random.default_rng(6)
+    first = min(sky.stars)
+    stars, truth = {}, {}
+    for f, place in sky.truth.items():
+        shift = rng.normal(0, dither, 2)
+        q = (sky.stars[first] - place.middle) / sky.half
+        smooth = np.stack([(q**2) @ rng.normal(0, 1, 2), q.prod(axis=1) * rng.normal()], axis=1)
+        stars[f] = sky.stars[first] + shift + wrong * smooth + rng.normal(0, 0.03, q.shape)
+        base = sky.truth[first]
+        centre = directions((-base.linear @ shift)[None], base.basis)[0]
+        truth[f] = replace(base, centre=centre)
+    identity = dict.fromkeys(stars, sky.identity[first])
+    return SimpleNamespace(
+        stars=stars, identity=identity, truth=truth, half=sky.half, camera=dict.fromkeys(stars, 0)
+    )
+
+
+def test_frames_that_lie_on_each_other_tell_no_distortion(panels: Callable[..., Any]) -> None:
+    """Hundredths of a pixel that centroids err together would be hundreds of pixels of distortion."""
+    sky = panels(rows=1, columns=1, depth=4, density=120.0)
+    assert len(sky.stars[min(sky.stars)]) * 4 > module_bundle.LEAST_SIGHTINGS
+    still = same_pointing(sky, dither=0.02, wrong=0.02)
+    assert not solve(still, truly_same(still), still.truth).distortion[0].any()
+    # Dithered they do: what is found is small, for there is none.
+    moved = same_pointing(sky, dither=6.0, wrong=0.0)
+    found = solve(moved, truly_same(moved), moved.truth)
+    assert found.distortion[0].any()
+    assert np.abs(found.distortion[0]).max() < 2.0
 
 
 def test_nothing_to_solve() -> None:
