@@ -34,8 +34,8 @@ LEAST_SIGHTINGS = 300
 LEAST_LEVER = 2e-3
 """How far a star has to move over the sensor (rms, of the half diagonal) for its distortion to be solved for.
 
-Centroids are off by thousandths of a pixel for reasons that do not average out; over a shorter way those become tens
-of pixels.
+Centroids are off by thousandths of a pixel for reasons that do not average out; over a shorter way those become
+tens of pixels.
 """
 KNOWN = 0.15
 """Relative error below which the scale that the stars suggest is taken."""
