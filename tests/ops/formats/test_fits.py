@@ -48,7 +48,7 @@ def refused(path: Path) -> str:
         (b"# comment\nx y\n", "begins with text"),
         (b"\x00\x01\x02\x03", "begins with binary"),
         (b"SIMP", "truncated: only 4 bytes"),
-        (gzip.compress(b"hello, no FITS"), "begins with text"),
+        (gzip.compress(b"hello, no FITS", mtime=0), "begins with text"),
         (SIMPLE.ljust(80).encode() * 25, "2000 bytes without an END"),
         (SIMPLE.ljust(80).encode() * 72, "without an END"),
     ],
