@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -84,6 +84,11 @@ class Layout:
                 )
             )
         return cls(unit_dims, tuple(counts.get(d, 1) for d in unit_dims), tuple(variables))
+
+    def ordered(self, names: Sequence[str]) -> Layout:
+        """Return the layout with its variables in the order of their names in a list; others come last."""
+        place = {name: i for i, name in enumerate(names)}
+        return replace(self, variables=tuple(sorted(self.variables, key=lambda v: place.get(v.name, len(place)))))
 
     def units(self) -> Iterator[tuple[int, ...]]:
         """Indices of all units in order."""

@@ -412,10 +412,11 @@ class Store:
         self._clear(node, key)
         self.journal(node, key).remove()
 
-    def ordered(self, node: str, key: str) -> bool:
-        """Whether the order of a result's variables is known, without which its checksums cannot be made again."""
+    def order(self, node: str, key: str) -> list[str]:
+        """Names of a result's variables in the order its checksums go through them; [] where that is not known."""
         group = self._group(node, key)
-        return group is not None and ORDER in group.attrs
+        order = group.attrs.get(ORDER) if group is not None else None
+        return [str(name) for name in order] if isinstance(order, list) else []
 
     def suspect(self, node: str, key: str) -> bool:
         """Whether what is there of a result has to be read back before it is used: something of it was damaged."""

@@ -140,10 +140,11 @@ def check_results(store: Store) -> list[str]:
 def _not_as_written(
     store: Store, node: str, key: str, dataset: xr.Dataset, unit: tuple[str, ...], *, all_of_them: bool
 ) -> int:
-    records = store.journal(node, key).read()
-    if not records or not store.ordered(node, key):
+    records, order = store.journal(node, key).read(), store.order(node, key)
+    if not records or not order:
         return 0
-    layout = Layout.of(dataset, unit, node=node)
+    # A Dataset that was opened has its coordinates last.
+    layout = Layout.of(dataset, unit, node=node).ordered(order)
     writer = UnitWriter(str(store.root), f"{node}/{key}", node, layout)
     known = [u for u in records if len(u) == len(layout.unit_dims)]
     looked_at = known if all_of_them else writer.absent(known)

@@ -24,6 +24,7 @@ from skyloom.workflows.run_report import RunReport
 from skyloom.workflows.runner import run_workflow
 from skyloom.workflows.simulate import simulate_session
 from skyloom.workflows.store import Store
+from skyloom.workflows.verify import check_results
 
 
 def session(bands: tuple[str, ...], **changes: Any) -> SimulatedSession:
@@ -143,6 +144,11 @@ def test_narrowband_takes_slopes_that_are_stronger_than_the_nebula(tmp_path: Pat
         assert np.std(slope) > 2 * scale * np.std(nebula[there]), "a strong one"
         light = nebula[there] - nebula[there].mean()
         assert abs(light @ left) / (light @ light) / scale < 0.06, band
+
+
+def test_all_results_read_back_as_they_were_written(lrgb: tuple[Path, RunReport, SimulatedSession]) -> None:
+    (line,) = check_results(Store(lrgb[0]))
+    assert line.startswith("all results are as they were written (")
 
 
 def test_results_take_the_disk_that_was_planned(lrgb: tuple[Path, RunReport, SimulatedSession]) -> None:
