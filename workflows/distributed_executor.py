@@ -13,7 +13,7 @@ from distributed import Client, KilledWorker
 from skyloom.ops.errors import CapacityError, ClusterError
 from skyloom.ops.threads import blas_kernels
 from skyloom.workflows.places import is_there, place
-from skyloom.workflows.schedulers import Remote, Scheduler
+from skyloom.workflows.schedulers import LetGo, Remote, Scheduler
 from skyloom.workflows.source_hash import source_id
 
 START_SECONDS = 30
@@ -63,12 +63,16 @@ class DistributedExecutor(Remote):
             if remote.status == "finished":
                 future.set_result(remote.result())
                 return
-            problem = remote.exception() if remote.status == "error" else ClusterError(_gone(self.client))
+            problem = remote.exception() if remote.status == "error" else self._let_go()
         except KilledWorker as failure:
             problem = failure
         except BaseException as failure:
             problem = ClusterError(f"{_gone(self.client)} ({failure})")
         future.set_exception(_in_words(problem) if problem is not None else ClusterError(_gone(self.client)))
+
+    def _let_go(self) -> ClusterError:
+        there = self.client.status == "running"
+        return LetGo(_gone(self.client)) if there else ClusterError(_gone(self.client))
 
     def killed(self, problem: BaseException) -> bool:
         """Whether dask gave a task up since workers died that had it, be it by its fault or not."""

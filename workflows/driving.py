@@ -12,7 +12,7 @@ from typing import Any
 from skyloom.ops.errors import CapacityError, ClusterError, SkyloomError
 from skyloom.workflows.journal import UnitRecord
 from skyloom.workflows.machine import format_seconds
-from skyloom.workflows.schedulers import Scheduler
+from skyloom.workflows.schedulers import LetGo, Scheduler
 from skyloom.workflows.source_hash import source_id
 from skyloom.workflows.units import ATTEMPTS, Task, named, run_task, transient
 
@@ -141,7 +141,7 @@ class Drive:
             if not self.suspects:
                 self.say(f"node {self.node!r}: workers died; tasks that were there are tried again one by one")
             self.suspects.append(flight.task)
-        elif transient(problem) and flight.attempt < ATTEMPTS and self.going_on:
+        elif (transient(problem) or isinstance(problem, LetGo)) and flight.attempt < ATTEMPTS and self.going_on:
             self.launch(flight.task, flight.attempt + 1)
         else:
             self.failure = self.failure or named(problem, self.node, flight.task.unit)

@@ -133,6 +133,10 @@ class Scheduler:
         return self.executor.where(future) if isinstance(self.executor, Remote) else ""
 
 
+class LetGo(ClusterError):
+    """A task that a cluster let go of, although it is there: its last worker left while it ran."""
+
+
 class Remote(Executor, ABC):
     """An executor that can lose its workers."""
 

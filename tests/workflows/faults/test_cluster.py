@@ -26,6 +26,7 @@ from skyloom.workflows import clusters, distributed_executor, driving, source_ha
 from skyloom.workflows.clusters import ClusterSpec
 from skyloom.workflows.progress import Silent
 from skyloom.workflows.runner import run_workflow
+from skyloom.workflows.schedulers import LetGo
 
 pytestmark = pytest.mark.slow
 
@@ -238,6 +239,24 @@ def test_workers_with_another_blas_are_told_of(faults: Any, cluster: Any, monkey
     assert note.startswith("2 of 2 workers have another BLAS (tcp://127.0.0.1:")
     assert "openblas 0.1 Abacus" in note
     assert "OPENBLAS_CORETYPE" in note
+
+
+def test_a_task_the_scheduler_lets_go_of_is_sent_again(
+    faults: Any, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, sent = distributed_executor.DistributedExecutor.submit, []
+
+    def lossy(self: Any, *arguments: Any, **options: Any) -> Any:
+        future = submit(self, *arguments, **options)
+        sent.append(future)
+        if len(sent) == 5:
+            self._remote[future].cancel()
+        return future
+
+    monkeypatch.setattr(distributed_executor.DistributedExecutor, "submit", lossy)
+    run(faults, cluster)
+    np.testing.assert_array_equal(faults.image(), faults.expected())
+    assert isinstance(sent[4].exception(), LetGo)
 
 
 def test_a_cluster_of_its_own_killed_in_the_middle(faults: Any) -> None:
