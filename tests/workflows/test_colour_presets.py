@@ -116,7 +116,8 @@ def test_background_is_neutral_and_star_colours_are_the_sky_s(
 
 
 def test_narrowband_takes_slopes_that_are_stronger_than_the_nebula(tmp_path: Path) -> None:
-    sky = SkyModel(seed=1, extent=0.23, coarsest=0.28, nebula=3.75, finest=32.0, star_density=3e4, star_faint=100)
+    # Of other skies of this kind some have too little plain sky: nothing is taken then, and the run says so.
+    sky = SkyModel(seed=2, extent=0.23, coarsest=0.28, nebula=3.75, finest=32.0, star_density=3e4, star_faint=100)
     bands = ("Ha", "OIII")
     made = session(bands, linear=0.25, quadratic=0.05, transparency=(0.9, 1.0), sky=sky)
     simulate_session(tmp_path / "frames", made)
