@@ -23,7 +23,8 @@ from skyloom.ops.registry import Cost, Param, register
 from skyloom.ops.stretch import autostretch
 from skyloom.workflows.places import Place, place, zarr_root
 from skyloom.workflows.shards import read_window, write_block
-from skyloom.workflows.store import COMPRESSORS, OME, disk_errors
+from skyloom.workflows.store import OME, disk_errors
+from skyloom.workflows.stored_layout import COMPRESSORS
 
 GROUP = "pyramid"
 """Of the levels, in the group of the result."""

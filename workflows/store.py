@@ -23,14 +23,13 @@ import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec, Crc32cCodec
 
 from skyloom.ops.arrays import LOCATION
 from skyloom.ops.errors import CapacityError, DataError, SkyloomError
 from skyloom.ops.objects import is_address
 from skyloom.workflows.graph import RESERVED
 from skyloom.workflows.journal import Journal
-from skyloom.workflows.layout import Layout, VariableLayout
+from skyloom.workflows.layout import Layout
 from skyloom.workflows.places import (
     AT_A_TIME,
     ObjectPlace,
@@ -46,6 +45,7 @@ from skyloom.workflows.places import (
 )
 from skyloom.workflows.shards import packed_block, read_window, write_block
 from skyloom.workflows.stored import DamagedResult, damage, location, stored_array
+from skyloom.workflows.stored_layout import StoredArray, as_text, create_lazy, write_array
 
 STORE_NAME = "project.zarr"
 FRAMES = RESERVED
@@ -54,13 +54,6 @@ ORDER = "variables"
 """Attribute of a result's group: names of its variables in the order checksums go through them."""
 OME = "ome"
 """Attribute of a result's group: its levels of detail, for viewers."""
-INNER_CHUNK = 256
-"""Chunk inside a shard (pixels): what a preview or a halo reads at least."""
-
-# Noise does not compress: lz4 with bit shuffling costs next to nothing and takes what there is.
-# The checksum makes a chunk that rots or was torn by a power cut an error, never wrong pixels.
-COMPRESSORS = (BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec())
-
 # zarr's own pools multiply with dask's threads.
 zarr.config.set({"async.concurrency": 4, "threading.max_workers": 2})
 
@@ -344,10 +337,10 @@ class Store:
             with self._new_group(node, key) as group:
                 lazy = {v.name for v in layout.variables}
                 for variable in layout.variables:
-                    _create_lazy(group, variable, dataset.variables[variable.name])
+                    create_lazy(group, variable, dataset.variables[variable.name])
                 for name, item in dataset.variables.items():
                     if str(name) not in lazy:
-                        _write_whole(group, str(name), item)
+                        write_array(group, str(name), item)
                 group.attrs.update(
                     {
                         **{str(k): v for k, v in dataset.attrs.items()},
@@ -524,11 +517,11 @@ class Store:
                 blocks = array.shards or array.chunks
                 token = f"store-{node}-{key}-{name}"
                 data: Any = da.from_array(
-                    _StoredArray(str(self.root), f"{node}/{key}/{name}"), chunks=blocks, name=token
+                    StoredArray(str(self.root), f"{node}/{key}/{name}"), chunks=blocks, name=token
                 )
             else:
                 with damage(str(self.root), f"{node}/{key}/{name}"):
-                    data = _as_text(known[name] if name in known else np.asarray(array[...]))
+                    data = as_text(known[name] if name in known else np.asarray(array[...]))
             variables[name] = xr.Variable(dims, data, item)
         assert isinstance(coordinates, list)
         coords = {n: v for n, v in variables.items() if n in coordinates}
@@ -565,81 +558,3 @@ def _drop_damaged(path: Place) -> None:
         return
     except ValueError:
         path.unlink(missing_ok=True)
-
-
-def _as_text(data: NDArray[Any]) -> NDArray[Any]:
-    """Stored texts come back as numpy's fixed-width ones, which xarray and == handle everywhere."""
-    return np.array(data.tolist(), dtype=str) if data.dtype.kind in "OT" else data
-
-
-class _StoredArray:
-    """An array of the store by name: pickles to a path, opens where it is used."""
-
-    def __init__(self, root: str, path: str) -> None:
-        self.root, self.path = root, path
-        array = self._array()
-        self.shape = array.shape
-        text = array.attrs.get("text_width")
-        self.dtype = np.dtype(f"<U{text}") if text else np.dtype(array.dtype)
-        self.ndim = len(self.shape)
-
-    def _array(self) -> zarr.Array[Any]:
-        return stored_array(self.root, self.path)
-
-    def __getitem__(self, index: Any) -> NDArray[Any]:
-        with damage(self.root, self.path):
-            data = read_window(self._array(), index if isinstance(index, tuple) else (index,))
-        return data.astype(self.dtype) if self.dtype.kind == "U" else data
-
-
-def _create_lazy(group: zarr.Group, variable: VariableLayout, source: xr.Variable) -> None:
-    dtype = np.dtype(variable.dtype)
-    block = tuple(max(1, b) for b in variable.block)
-    shards, chunks = None, block
-    # Only tiles of pixels are worth cutting again, and only if whole inner chunks fill them.
-    if len(block) >= 2 and all(b > INNER_CHUNK and b % INNER_CHUNK == 0 for b in block[-2:]):
-        shards, chunks = block, (*block[:-2], INNER_CHUNK, INNER_CHUNK)
-    text = dtype.kind == "U"
-    attributes: dict[str, Any] = {**_plain_attrs(source.attrs), "lazy": True}
-    if text:
-        attributes["text_width"] = dtype.itemsize // 4
-    group.create_array(
-        variable.name,
-        shape=variable.shape,
-        dtype=str if text else dtype,
-        chunks=chunks,
-        shards=shards,
-        compressors=(Crc32cCodec(),) if text else COMPRESSORS,
-        fill_value="" if text else (np.nan if dtype.kind == "f" else 0),
-        dimension_names=variable.dims,
-        attributes=attributes,
-    )
-
-
-def _write_whole(group: zarr.Group, name: str, variable: xr.Variable) -> None:
-    data = np.asarray(variable.values)
-    text = data.dtype.kind in "UOT"
-    array = group.create_array(
-        name,
-        shape=data.shape,
-        dtype=str if text else data.dtype,
-        chunks=tuple(max(1, n) for n in data.shape) or (),
-        compressors=(Crc32cCodec(),) if text else COMPRESSORS,
-        fill_value="" if text else (np.nan if data.dtype.kind == "f" else 0),
-        dimension_names=tuple(str(d) for d in variable.dims),
-        attributes=_plain_attrs(variable.attrs),
-    )
-    if data.size:
-        array[...] = data.astype(object) if text else data
-
-
-def _plain_attrs(attrs: Mapping[Any, Any]) -> dict[str, Any]:
-    """Attributes as JSON has them."""
-    plain: dict[str, Any] = json.loads(json.dumps({str(k): v for k, v in attrs.items()}, default=_to_plain))
-    return plain
-
-
-def _to_plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    return str(value)

@@ -18,8 +18,9 @@ from skyloom.ops.errors import DataError
 from skyloom.ops.frames import open_source
 from skyloom.workflows.places import folders, zarr_root
 from skyloom.workflows.schedulers import Scheduler
-from skyloom.workflows.store import COMPRESSORS, FRAMES, Store, disk_errors
+from skyloom.workflows.store import FRAMES, Store, disk_errors
 from skyloom.workflows.stored import location
+from skyloom.workflows.stored_layout import COMPRESSORS
 
 CHUNK = (256, 1024)
 """Rows and columns of a chunk: what a window decodes at least."""

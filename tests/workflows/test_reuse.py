@@ -23,7 +23,7 @@ from skyloom.ops.errors import DataError
 from skyloom.ops.frames import open_source
 from skyloom.ops.measurement import measure as measuring
 from skyloom.workflows import reuse, runner
-from skyloom.workflows import store as storing
+from skyloom.workflows import stored_layout as storing
 from skyloom.workflows.graph import Workflow
 from skyloom.workflows.layout import Layout
 from skyloom.workflows.plan import make_plan

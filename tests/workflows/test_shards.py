@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from zarr.storage import MemoryStore
 
 from skyloom.workflows.shards import packing, read_window, write_block
-from skyloom.workflows.store import COMPRESSORS
+from skyloom.workflows.stored_layout import COMPRESSORS
 
 SHAPE, SHARD, CHUNK = (2, 100, 150), (1, 64, 64), (1, 16, 16)
 

@@ -16,7 +16,7 @@ from skyloom.ops.arrays import array_spec
 from skyloom.ops.frames import open_source
 from skyloom.ops.pyramid import block_mean
 from skyloom.workflows.report.markup import Markup, el, number
-from skyloom.workflows.store import INNER_CHUNK
+from skyloom.workflows.stored_layout import INNER_CHUNK
 
 Pixels = NDArray[np.float32]
 Read = Callable[[slice, slice], Pixels]

@@ -11,8 +11,8 @@ import zarr
 
 from skyloom.ops.errors import DataError
 from skyloom.workflows.shards import packing
-from skyloom.workflows.store import COMPRESSORS
 from skyloom.workflows.stored import DamagedResult, StoredSource
+from skyloom.workflows.stored_layout import COMPRESSORS
 from skyloom.workflows.viewer.kept import Kept
 
 LAYOUTS: dict[str, dict[str, Any]] = {
