@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from skyloom.ops.errors import ConfigError
 
@@ -264,14 +265,16 @@ def report(options: argparse.Namespace) -> int:
     return 0
 
 
-def view(options: argparse.Namespace) -> int:
-    """Serve a project to the browser until it is stopped."""
+def view(options: argparse.Namespace) -> NoReturn:
+    """Serve a project to the browser until it is stopped, and end the process."""
     with loading():
         from skyloom.workflows.viewer.command import open_server, serve
 
     server = open_server(options.project, node=options.node, port=options.port)
     serve(server, browser=not options.no_browser)
-    return 0
+    sys.stdout.flush()
+    # Threads that make tiles only read; those in the middle of it would meet an interpreter that shuts down.
+    os._exit(0)
 
 
 def export(options: argparse.Namespace) -> int:
