@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import linalg, ndimage
 
 from skyloom.ops.errors import DataError
+from skyloom.ops.measurement.islands import cut_islands
 from skyloom.ops.robust import clipped_rms, median_mad
 
 # sep keeps these in globals that are not thread-safe: once, before any thread runs. The stack takes 36 bytes a
@@ -22,6 +23,7 @@ sep.set_sub_object_limit(4096)
 KERNEL = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]], np.float32) / np.float32(16)
 # White noise after the kernel, in units of the pixel noise.
 _KERNEL_NOISE = float(np.sqrt((KERNEL**2).sum()))
+_SMALLEST = 5  # pixels a source has at least
 
 
 @njit(nogil=True, cache=True, fastmath=False)
@@ -279,11 +281,13 @@ def _extract(detection: NDArray[np.float32], level: float) -> tuple[NDArray[Any]
     """Sources above a level, and the level; gives up detail, never the frame, where it is too crowded."""
     contrast = 0.005
     for _ in range(12):
+        # sep holds the interpreter, and most of a frame is sky: it gets to see what is bright.
+        islands = cut_islands(detection, level=level, smallest=_SMALLEST)
         try:
             found = sep.extract(
-                detection,
+                detection if islands is None else islands.picture,
                 level,
-                minarea=5,
+                minarea=_SMALLEST,
                 filter_kernel=KERNEL,
                 deblend_nthresh=16,  # 8 are a quarter faster and lose a bright star now and then
                 deblend_cont=contrast,
@@ -297,7 +301,13 @@ def _extract(detection: NDArray[np.float32], level: float) -> tuple[NDArray[Any]
             else:
                 raise DataError(f"star detection failed: {full}") from full
             continue
-        return np.asarray(found), level
+        found = np.asarray(found)
+        if islands is not None:
+            by = islands.shift(found["xpeak"], found["ypeak"])
+            for axis, shift in zip("xy", by, strict=True):
+                for column in (axis, f"{axis}min", f"{axis}max", f"{axis}peak", f"{axis}cpeak"):
+                    found[column] += shift
+        return found, level
     raise DataError(f"star detection failed: too much of the frame is above {level:.3g} σ")
 
 
@@ -326,7 +336,7 @@ def detect(
     Returns
     -------
     found
-        Structured, one row a source: the columns of `sep.extract`.
+        Structured, one row a source: the columns of `sep.extract`, `flag` without what it says of edges.
     level
         The limit in σ of a pixel; higher than asked for where too much of the frame is bright.
 
