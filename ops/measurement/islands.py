@@ -27,7 +27,9 @@ class Islands:
     _shift: NDArray[np.int64]
     """(islands, 2): what is added to columns and rows of the picture."""
 
-    def shift(self, column: NDArray[np.int64], row: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def shift(
+        self, column: NDArray[np.int64], row: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """What leads from pixels of the picture to their columns and rows in the frame."""
         key = self._shelf[row] * self.picture.shape[1] + column
         island = np.searchsorted(self._place, key, side="right") - 1
@@ -167,7 +169,7 @@ def _boxes(runs: NDArray[np.int32]) -> NDArray[np.int64]:
 def _lay(
     across: NDArray[np.int64], down: NDArray[np.int64], columns: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], int]:
-    """Lay boxes on shelves, the tallest first: their first columns and rows, the shelf of each row, and the rows."""
+    """Lay boxes on shelves, the tallest first: first columns and rows, the shelf of each row, number of rows."""
     left, top = np.zeros(len(across), np.int64), np.zeros(len(across), np.int64)
     shelf = np.zeros(down.sum() + 1, np.int64)
     x, y, rows, number = 0, 0, 1, 0
