@@ -135,11 +135,10 @@ def local_copy(address: str, size: int, mtime_ns: int) -> Path:
         If the store does not answer, or there is no room for the copy.
     """
     folder = scratch_folder()
-    name = hashlib.blake2b(f"{address} {size} {mtime_ns}".encode(), digest_size=12).hexdigest()
-    copy = folder / f"{name}{ObjectPath.of(address).suffix}"
+    copy = folder / _name(address, size, mtime_ns)
     if _used(copy, mtime_ns):
         return copy
-    lock = folder / f".lock-{int(name, 16) % _LOCKS}"
+    lock = folder / f".lock-{int(copy.name.partition('.')[0], 16) % _LOCKS}"
     try:
         with lock.open("w") as file:
             # Threads and processes that want the same frame wait for the first of them.
@@ -153,6 +152,17 @@ def local_copy(address: str, size: int, mtime_ns: int) -> Path:
             f"{SCRATCH}, or let it take less with {SCRATCH_GIB}"
         ) from failure
     return copy
+
+
+def kept_copy(address: str, size: int, mtime_ns: int) -> Path | None:
+    """Copy of an object, if it is on this machine."""
+    copy = scratch_folder() / _name(address, size, mtime_ns)
+    return copy if _used(copy, mtime_ns) else None
+
+
+def _name(address: str, size: int, mtime_ns: int) -> str:
+    digest = hashlib.blake2b(f"{address} {size} {mtime_ns}".encode(), digest_size=12).hexdigest()
+    return f"{digest}{ObjectPath.of(address).suffix}"
 
 
 def scratch_folder() -> Path:

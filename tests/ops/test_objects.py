@@ -143,6 +143,26 @@ def test_reading_by_ranges_is_reading(s3: Any, tmp_path: Path) -> None:
         assert far.read() == b""
 
 
+def test_a_frame_that_was_fetched_is_known_by_its_copy(s3: Any, tmp_path: Path) -> None:
+    put("s3://nights/known/a.fits", fits_bytes(tmp_path))
+    (first,) = examine("s3://nights/known/a.fits")
+    open_source(first.source.spec()).read(slice(0, 5), slice(0, 5))
+    s3.asked.clear()
+    (again,) = examine("s3://nights/known/a.fits")
+    assert again == first
+    assert len([a for a in s3.asked if a[0] == "GET"]) == 1
+    # Another frame of the same name.
+    put("s3://nights/known/a.fits", fits_bytes(tmp_path, shape=(700, 801)))
+    (changed,) = examine("s3://nights/known/a.fits")
+    assert changed.content != first.content
+    for copy in fetched.scratch_folder().iterdir():
+        copy.unlink()
+    s3.asked.clear()
+    (anew,) = examine("s3://nights/known/a.fits")
+    assert anew.content == changed.content
+    assert len([a for a in s3.asked if a[0] == "GET"]) > 1
+
+
 @pytest.mark.parametrize("form", ["fits", "long header", "gz", "fz", "xisf", "tiff"])
 def test_frames_are_those_of_the_file(form: str, s3: Any, tmp_path: Path) -> None:
     data = fits_bytes(tmp_path, cards=1500 if form == "long header" else 0)
