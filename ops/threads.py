@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import cache, wraps
 from typing import ParamSpec, TypeVar
 
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """Libraries that have threads of their own. To find them takes milliseconds: once a process."""
+    import scipy.linalg  # noqa: F401  # has a BLAS of its own, loaded with it
+
+    return ThreadpoolController()
 
 
 def one_blas_thread(function: Callable[P, T]) -> Callable[P, T]:
@@ -22,7 +30,7 @@ def one_blas_thread(function: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(function)
     def limited(*args: P.args, **kwargs: P.kwargs) -> T:
-        with threadpool_limits(limits=1, user_api="blas"):
+        with _libraries().limit(limits=1, user_api="blas"):
             return function(*args, **kwargs)
 
     return limited
@@ -34,9 +42,7 @@ def one_blas_thread_for_all() -> Iterator[None]:
 
     Of several threads that each ask for the limit, the first to leave would give the others their threads back.
     """
-    import scipy.linalg  # noqa: F401  # has a BLAS of its own, loaded with it
-
-    with threadpool_limits(limits=1, user_api="blas"):
+    with _libraries().limit(limits=1, user_api="blas"):
         yield
 
 
@@ -45,11 +51,9 @@ def blas_kernels() -> str:
 
     Kernels for other processors add in another order, so the last bits of what they solve differ.
     """
-    import scipy.linalg  # noqa: F401  # has a BLAS of its own, loaded with it
-
     found = {
         " ".join(str(i[k]) for k in ("internal_api", "version", "architecture") if i.get(k))
-        for i in threadpool_info()
+        for i in _libraries().info()
         if i["user_api"] == "blas"
     }
     return ", ".join(sorted(found))
