@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from skyloom.ops.errors import DataError
 from skyloom.ops.measurement.islands import cut_islands
 from skyloom.ops.robust import clipped_rms, median_mad
 
-# sep keeps these in globals that are not thread-safe: once, before any thread runs. The stack takes 36 bytes a
-# pixel of objects not yet complete; beyond 32 MiB glibc maps it anew at every call, which doubles the time.
+# sep keeps its limits in globals, which are not thread-safe. The stack takes 36 bytes a pixel of objects not yet
+# complete, all of it written at every call: pages that the system has to give take longer than the search.
+_SEP = threading.Lock()
 _PIXEL_STACK = 400_000
-sep.set_extract_pixstack(_PIXEL_STACK)
 sep.set_sub_object_limit(4096)
 
 KERNEL = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]], np.float32) / np.float32(16)
@@ -187,8 +188,9 @@ def significance(
     location: NDArray[np.float64],
     sigma: NDArray[np.float64],
     mesh: int,
-) -> NDArray[np.float32]:
-    """Return (image - background) / σ, both interpolated bilinearly between mesh centres; 0 where NaN.
+    out: NDArray[np.float32],
+) -> None:
+    """Work out (image - background) / σ, both interpolated bilinearly between mesh centres; 0 where NaN.
 
     Parameters
     ----------
@@ -198,15 +200,11 @@ def significance(
         From `background_mesh` or, smoother, `refine_mesh`.
     mesh
         Their mesh (pixels).
-
-    Returns
-    -------
-    ndarray
-        Shape (rows, columns), float32.
+    out
+        Shape (rows, columns), set. What numpy has allocated lies in large pages.
     """
     height, width = image.shape
     rows = location.shape[0]
-    out = np.empty((height, width), np.float32)
     level, scale, level_step, scale_step = np.empty((4, width), np.float32)
     last = -1
     for y in range(height):
@@ -229,7 +227,6 @@ def significance(
         for x in range(width):
             s = (image[y, x] - (level[x] + t * level_step[x])) * (scale[x] + t * scale_step[x])
             out[y, x] = s if np.isfinite(s) else np.float32(0.0)
-    return out
 
 
 @njit(nogil=True, cache=True, fastmath=False)
@@ -283,16 +280,19 @@ def _extract(detection: NDArray[np.float32], level: float) -> tuple[NDArray[Any]
     for _ in range(12):
         # sep holds the interpreter, and most of a frame is sky: it gets to see what is bright.
         islands = cut_islands(detection, level=level, smallest=_SMALLEST)
+        picture = detection if islands is None else islands.picture
         try:
-            found = sep.extract(
-                detection if islands is None else islands.picture,
-                level,
-                minarea=_SMALLEST,
-                filter_kernel=KERNEL,
-                deblend_nthresh=16,  # 8 are a quarter faster and lose a bright star now and then
-                deblend_cont=contrast,
-                clean=False,
-            )
+            with _SEP:
+                sep.set_extract_pixstack(min(picture.size, _PIXEL_STACK))
+                found = sep.extract(
+                    picture,
+                    level,
+                    minarea=_SMALLEST,
+                    filter_kernel=KERNEL,
+                    deblend_nthresh=16,  # 8 are a quarter faster and lose a bright star now and then
+                    deblend_cont=contrast,
+                    clean=False,
+                )
         except Exception as full:
             if "buffer full" in str(full):
                 level *= 2.0
@@ -350,6 +350,7 @@ def detect(
         refine_mesh(v, (image.shape[0], image.shape[1]), mesh=mesh, step=step) for v in (location, sigma)
     )
     # A mesh without data has no σ of its own.
-    detection = significance(image, location, np.maximum(sigma, 0.5 * noise), step)
+    detection = np.empty(image.shape, np.float32)
+    significance(image, location, np.maximum(sigma, 0.5 * noise), step, detection)
     level = threshold * max(smoothed_noise(detection, KERNEL), _KERNEL_NOISE)
     return _extract(detection, level)

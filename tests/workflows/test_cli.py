@@ -274,7 +274,8 @@ def test_loading_leaves_the_collector_on() -> None:
         assert count > 1000
         with loading():  # once a process: what a caller lets go later must not stay for good
             assert gc.isenabled()
-        assert gc.get_freeze_count() == count
+        # Others may let go of what is kept, meanwhile.
+        assert gc.get_freeze_count() <= count
     finally:
         if not frozen:
             gc.unfreeze()

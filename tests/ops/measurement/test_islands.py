@@ -112,6 +112,7 @@ def test_sources_are_those_of_the_whole_frame() -> None:
         image[near] += height * np.exp(-((x[near] - px) ** 2 + (y[near] - py) ** 2) / (2 * 1.4**2))
     frame = image.astype(np.float32)
     options = {"minarea": 5, "filter_kernel": KERNEL, "clean": False, "deblend_nthresh": 16, "deblend_cont": 0.005}
+    sep.set_extract_pixstack(frame.size)
     whole = sep.extract(frame, 2.0, **options)
     islands = cut_islands(frame, level=2.0, smallest=5)
     assert islands is not None
