@@ -75,7 +75,7 @@ def cut_islands(image: NDArray[np.float32], *, level: float, smallest: int) -> I
     tallest = np.argsort(-down, kind="stable")
     kept, x0, y0, across, down = kept[tallest], x0[tallest], y0[tallest], across[tallest], down[tallest]
     left, top, shelf, rows = _lay(across, down, columns)
-    if rows * columns > image.size:
+    if rows * columns > image.size // 2:
         return None
     shift = np.zeros((len(boxes), 2), np.int64)
     shift[:, 0], shift[:, 1] = x0 - left, y0 - top
