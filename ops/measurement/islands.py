@@ -107,9 +107,9 @@ def _find_runs(image: NDArray[np.float32], level: np.float32, runs: NDArray[np.i
             down[x + 1] = upper[x] + two * middle[x] + lower[x]
         for x in range(width):
             smooth[x] = down[x] + two * down[x + 1] + down[x + 2]
-        last = above
+        # Runs of the row above are those from `above` to `here`; `last` is the first that may still touch.
         above, here = here, count
-        x = 0
+        last, x = above, 0
         while x < width:
             if smooth[x] <= limit:
                 x += 1
@@ -121,7 +121,6 @@ def _find_runs(image: NDArray[np.float32], level: np.float32, runs: NDArray[np.i
                 x += 1
             root = count
             runs[count, 0], runs[count, 1], runs[count, 2], runs[count, 3] = y, start, x, root
-            last = max(last, above)
             while last < here and runs[last, 2] < start:
                 last += 1
             other = last
@@ -135,8 +134,6 @@ def _find_runs(image: NDArray[np.float32], level: np.float32, runs: NDArray[np.i
                 other += 1
             runs[count, 3] = root
             count += 1
-        if here == count:
-            above = here
     for i in range(count):
         runs[i, 3] = _root(runs, i)
     return count
