@@ -70,7 +70,7 @@ class ObjectFile(io.RawIOBase):
         size = self.state.st_size
         if copy := kept_copy(self._ranges.address, size, self.state.st_mtime_ns):
             # It may have made room for another one since.
-            with suppress(FileNotFoundError), copy.open("rb") as file:
+            with suppress(OSError), copy.open("rb") as file:
                 return [os.pread(file.fileno(), count, offset) for offset, count in places]
         whole = [(min(a, size), min(a + n, size)) for a, n in places]
         asked = [(a, b) for a, b in whole if b > a]

@@ -155,9 +155,12 @@ def local_copy(address: str, size: int, mtime_ns: int) -> Path:
 
 
 def kept_copy(address: str, size: int, mtime_ns: int) -> Path | None:
-    """Copy of an object, if it is on this machine."""
-    copy = scratch_folder() / _name(address, size, mtime_ns)
-    return copy if _used(copy, mtime_ns) else None
+    """Copy of an object, if there is one on this machine that may be used."""
+    with suppress(OSError, CapacityError):
+        copy = scratch_folder() / _name(address, size, mtime_ns)
+        if _used(copy, mtime_ns):
+            return copy
+    return None
 
 
 def _name(address: str, size: int, mtime_ns: int) -> str:
