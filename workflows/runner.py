@@ -246,7 +246,6 @@ class Run:
             if step.dataset is not None and "notes" in step.dataset and str(step.dataset["notes"].values):
                 self.reporter.message(f"{name}: {step.dataset['notes'].values}")
         done.steps[name] = step
-        _tidy()
         self._check_stop()
 
     def leave_page(self) -> Place | None:
