@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from skyloom.ops.integration.extents import BLOCK
 from skyloom.ops.integration.sorting import LANES, sort_lanes
 from skyloom.ops.integration.taper import TAPER_CODES
 
@@ -30,20 +31,57 @@ def _mark(values, own, low, high, own_low, own_high, centre, below, above, ratio
 
 
 @njit(nogil=True, cache=True)
+def _add(values, taper, final, weight, own, total, total_x, total_s, kept):  # type: ignore[no-untyped-def]
+    """Add the samples of a row that are not rejected, `own` their variance, to the sums over frames."""
+    nothing = np.float32(0.0)
+    for x in range(values.size):
+        v = values[x]
+        good = v == v and (final[x] & 3) == 0
+        code = float(taper[x])
+        w = weight * (code * code) if good else 0.0
+        total[x] += w
+        total_x[x] += w * float(v if good else nothing)
+        total_s[x] += w * w * own
+        kept[x] += 1 if good else 0
+
+
+@njit(nogil=True, cache=True)
+def _grow(seeds, begin, end, values, centre, scale, ratio, excuse, own, grow, first, last, final):  # type: ignore[no-untyped-def]
+    """Mark outliers from `first` to `last` beside a seed: 4 in a row of marks from `begin` to `end`."""
+    for low in range(begin, end, BLOCK):
+        block = seeds[low : min(low + BLOCK, end)]
+        found = 0
+        for k in range(block.size):
+            found |= block[k]
+        if not found & 4:
+            continue
+        for k in range(block.size):
+            if not block[k] & 4:
+                continue
+            for x in range(max(low + k - 1, first), min(low + k + 2, last)):
+                if not final[x] & 3:
+                    d = values[x] - centre[x]
+                    s = grow * max(scale[x], ratio[x] * own) + excuse[x]
+                    final[x] = (1 if d > s else 0) | (2 if -d > s else 0)
+
+
+@njit(nogil=True, cache=True)
 def average(  # type: ignore[no-untyped-def]
-    stack, codes, sigma, weights, reject, low, high, own_low, own_high, grow, median, loss, pairs, starts,
+    stack, codes, extents, sigma, weights, reject, low, high, own_low, own_high, grow, median, loss, pairs, starts,
     centre, scale, ratio, excuse, lower, upper, row0, column0,
     image, weight, variance, count, rejected_low, rejected_high, fates,
 ):  # fmt: skip
-    """Fill the results from `image` on: what `combine` says of them; `fates` unless it is empty."""
+    """Fill the results from `image` on: what `combine` says of them; `fates` unless it is empty.
+
+    `extents` are those of `find_extents`: nothing is done about samples beyond them.
+    """
     frames, rows, columns = stack.shape
     out_rows, out_columns = image.shape
     unit = 1.0 / (TAPER_CODES * TAPER_CODES)
-    nothing, inf = np.float32(0.0), np.float32(np.inf)
+    inf = np.float32(np.inf)
     marks = np.zeros((frames, 3, columns), dtype=np.uint8)
     found = np.zeros((frames, 3), dtype=np.uint8)
     final = np.zeros(columns, dtype=np.uint8)
-    wide = np.zeros(columns + 2, dtype=np.uint8)
     total, total_x, total_s, sharpness = np.empty((4, columns), dtype=np.float64)
     kept, above, below = np.empty((3, columns), dtype=np.int32)
     values_kept = np.empty((frames if median else 0, columns if median else 0), dtype=np.float32)
@@ -54,9 +92,10 @@ def average(  # type: ignore[no-untyped-def]
         if reject:
             for j in range(max(marked + 1, y - 1, 0), min(y + 2, rows)):
                 for i in range(frames):
+                    a, b = extents[i, j]
                     found[i, j % 3] = _mark(
-                        stack[i, j], sigma[i], low, high, own_low, own_high,
-                        centre[j], lower[j], upper[j], ratio[j], excuse[j], marks[i, j % 3],
+                        stack[i, j, a:b], sigma[i], low, high, own_low, own_high, centre[j, a:b],
+                        lower[j, a:b], upper[j, a:b], ratio[j, a:b], excuse[j, a:b], marks[i, j % 3, a:b],
                     )  # fmt: skip
                 marked = j
         total[:] = 0
@@ -70,31 +109,27 @@ def average(  # type: ignore[no-untyped-def]
             values, taper = stack[i, y], codes[i, y]
             w_frame = weights[i] * unit
             own = float(sigma[i]) * float(sigma[i])
-            final[:] = marks[i, y % 3]
+            a, b = extents[i, y]
+            final[a:b] = marks[i, y % 3, a:b]
             seeds = found[i, 0] | found[i, 1] | found[i, 2]
             if reject and grow < np.inf and seeds & 4:
-                wide[:] = 0
                 for j in range(max(y - 1, 0), min(y + 2, rows)):
                     if found[i, j % 3] & 4:
-                        row = marks[i, j % 3]
-                        for x in range(columns):
-                            wide[x + 1] |= row[x]
-                for x in range(columns):
-                    touched = (wide[x] | wide[x + 1] | wide[x + 2]) & 4
-                    d = values[x] - centre[y, x]
-                    s = grow * max(scale[y, x], ratio[y, x] * sigma[i]) + excuse[y, x]
-                    mark = final[x] & 3
-                    grown = (1 if d > s else 0) | (2 if -d > s else 0)
-                    final[x] = mark if mark or not touched else grown
-            for x in range(columns):
-                v = values[x]
-                good = v == v and (final[x] & 3) == 0
-                code = float(taper[x])
-                w = w_frame * (code * code) if good else 0.0
-                total[x] += w
-                total_x[x] += w * float(v if good else nothing)
-                total_s[x] += w * w * own
-                kept[x] += 1 if good else 0
+                        _grow(
+                            marks[i, j % 3], extents[i, j, 0], extents[i, j, 1], values, centre[y], scale[y],
+                            ratio[y], excuse[y], sigma[i], grow, a, b, final,
+                        )  # fmt: skip
+            _add(
+                values[a:b],
+                taper[a:b],
+                final[a:b],
+                w_frame,
+                own,
+                total[a:b],
+                total_x[a:b],
+                total_s[a:b],
+                kept[a:b],
+            )
             if fates.size:
                 row_fates = fates[i, r]
                 for c in range(out_columns):
@@ -110,7 +145,7 @@ def average(  # type: ignore[no-untyped-def]
                     row[x] = values[x] if good else inf
                     sharpness[x] += inverse if good else 0.0
             if reject and (seeds & 7):
-                for x in range(columns):
+                for x in range(a, b):
                     above[x] += final[x] & 1
                     below[x] += (final[x] >> 1) & 1
         if median:

@@ -22,10 +22,13 @@ PERCENTILE_GUARD = 2.0 / 3.0
 
 @njit(nogil=True, cache=True)
 def find_centres(  # type: ignore[no-untyped-def]
-    stack, sigma, pairs, starts, ranks, to_noise, few, method, low, high, noise_low, noise_high, floor,
+    stack, extents, sigma, pairs, starts, ranks, to_noise, few, method, low, high, noise_low, noise_high, floor,
     critical, outliers, centre, scale, ratio, rms, spread, below, above, count, suspect,
 ):  # fmt: skip
-    """Fill the planes from `centre` on: what `combine` says of them."""
+    """Fill the planes from `centre` on: what `combine` says of them.
+
+    `extents` are those of `find_extents`: samples beyond them are not looked at.
+    """
     frames, rows, columns = stack.shape
     inf, nan = np.float32(np.inf), np.float32(np.nan)
     half, one, two = np.float32(0.5), np.float32(1.0), np.float32(2.0)
@@ -45,6 +48,8 @@ def find_centres(  # type: ignore[no-untyped-def]
             n[:] = 0
             variance[:] = 0
             for i in range(frames):
+                if x0 >= extents[i, y, 1] or x0 + lanes <= extents[i, y, 0]:
+                    continue
                 source, target = stack[i, y, x0 : x0 + lanes], values[used]
                 own = sigma[i] * sigma[i]
                 met = 0

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from skyloom.ops.integration.average import average
 from skyloom.ops.integration.centres import find_centres
+from skyloom.ops.integration.extents import find_extents
 from skyloom.ops.integration.rejection import NONE, Rejection, esd_limits, spread_ranks
 from skyloom.ops.integration.sorting import networks
 from skyloom.ops.integration.tolerance import excuse_disagreement
@@ -35,8 +36,9 @@ _MEDIAN_LOSS = (1.0, 1.0, 1.346, 1.1928, 1.4342, 1.2885, 1.4731, 1.3455, 1.4949,
 def working_bytes(depth: int, shape: tuple[int, int], *, rejection: Rejection, combination: str) -> float:
     """Bytes `combine` takes besides the stack and the result, for `depth` frames of that shape."""
     pixel = PIXEL_BYTES + (CUT_BYTES if rejection.rule.cut else 0)
-    # Three rows of marks; where the median is wanted, one of values.
-    return float(pixel * shape[0] * shape[1] + depth * shape[1] * (3 + (4 if combination == "median" else 0)))
+    # Three rows of marks; where the median is wanted, one of values. Extents of rows.
+    lines = depth * shape[1] * (3 + (4 if combination == "median" else 0)) + depth * shape[0] * 8
+    return float(pixel * shape[0] * shape[1] + lines)
 
 
 DEFAULT = Rejection()
@@ -156,11 +158,13 @@ def combine(
     noise_low, noise_high = (np.float32(v) for v in rejection.noise_limits)
     grow = np.float32(np.inf if rejection.grow is None or not rule.excused else rejection.grow)
     pairs, starts = networks(frames)
+    extents = np.empty((frames, rows, 2), dtype=np.int32)
+    find_extents(stack, extents)
     if rule.code != NONE:
         ranks, to_noise = spread_ranks(frames)
         critical = esd_limits(frames, rejection.significance)
         find_centres(
-            stack, sigma, pairs, starts, ranks, to_noise, rejection.least, rule.code, low, high,
+            stack, extents, sigma, pairs, starts, ranks, to_noise, rejection.least, rule.code, low, high,
             noise_low, noise_high, np.float32(rejection.floor), critical, rejection.outliers,
             centre, scale, ratio, excuse, spread, lower, upper, count, suspect,
         )  # fmt: skip
@@ -172,7 +176,7 @@ def combine(
     if rule.cut:
         low = high = np.float32(1.0)
     average(
-        stack, codes, sigma, weight, rule.code != NONE, low, high, noise_low, noise_high, grow,
+        stack, codes, extents, sigma, weight, rule.code != NONE, low, high, noise_low, noise_high, grow,
         combination == "median", median_loss(frames), pairs, starts,
         centre, scale, ratio, excuse, lower, upper, row_slice.start, column_slice.start,
         out.image, out.weight, out.variance, out.count, out.rejected_low, out.rejected_high,
