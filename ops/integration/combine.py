@@ -97,7 +97,7 @@ def combine(
     stack
         (frame, row, column), canvas units, NaN = no data.
     codes
-        Taper codes of the samples (`skyloom.ops.integration.resample.taper_weight`).
+        Taper codes of the samples (`skyloom.ops.integration.taper.taper_weight`); 0 where there is none.
     noise
         (frame,) rms of a pixel, canvas units.
     weight
@@ -159,7 +159,7 @@ def combine(
     grow = np.float32(np.inf if rejection.grow is None or not rule.excused else rejection.grow)
     pairs, starts = networks(frames)
     extents = np.empty((frames, rows, 2), dtype=np.int32)
-    find_extents(stack, extents)
+    find_extents(codes, extents)
     if rule.code != NONE:
         ranks, to_noise = spread_ranks(frames)
         critical = esd_limits(frames, rejection.significance)
