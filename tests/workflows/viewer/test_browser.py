@@ -343,12 +343,12 @@ def test_grid_and_outlines_are_drawn(page: Page) -> None:
     wait_for(page, "the grid", lambda: page.evaluate(drawn) > before + 1000)
     with_grid = page.evaluate(drawn)
     page.keyboard.press("f")
-    wait_for(page, "the outlines", lambda: page.evaluate(drawn) != with_grid)
-    assert page.evaluate("() => skyloom.overlay.frames.length") == 8
+    wait_for(page, "the outlines", lambda: page.evaluate("() => skyloom.overlay.frames.length") == 8)
+    wait_for(page, "their lines", lambda: page.evaluate(drawn) != with_grid)
     with_frames = page.evaluate(drawn)
     page.keyboard.press("p")
-    wait_for(page, "the panels", lambda: page.evaluate(drawn) != with_frames)
-    assert page.evaluate("() => skyloom.overlay.panels.length") > 0
+    wait_for(page, "the panels", lambda: page.evaluate("() => skyloom.overlay.panels.length") > 0)
+    wait_for(page, "their lines", lambda: page.evaluate(drawn) != with_frames)
     assert page.locator("#panels").is_checked()
     # A line drawn on the screen is where astropy has it.
     wcs: WCS = canvas().wcs
