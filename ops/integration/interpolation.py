@@ -150,6 +150,19 @@ def _ends(field, ky, kx, ty):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def _segment(cell, phase0, columns, first, last, flipped):  # type: ignore[no-untyped-def]
+    """Columns of the window in a cell, where they begin in the row as it is worked, and their steps in the cell.
+
+    The row is worked from column `first` on, or, `flipped`, from before `last` down.
+    """
+    start, stop = max(cell * NODE_STEP - phase0, 0), min((cell + 1) * NODE_STEP - phase0, columns)
+    phase = (start + phase0) % NODE_STEP
+    if flipped:
+        return start, stop, last - stop, phase + stop - start - 1, -1
+    return start, stop, start - first, phase, 1
+
+
+@njit(nogil=True, cache=True)
 def _locate(xs, ys, right_edge, top_edge, shift_x, shift_y, inside, left, top, px, py, parted):  # type: ignore[no-untyped-def]
     """Fill what follows from positions: the first tap, phases, whether a pixel does not follow the one before."""
     for k in range(xs.size):
@@ -257,14 +270,9 @@ def interpolate(  # type: ignore[no-untyped-def]
         codes[r, stop_column:] = 0
         size = stop_column - first_column
         for cell in range(before, after):
-            c, stop = max(cell * NODE_STEP - phase0, 0), min((cell + 1) * NODE_STEP - phase0, columns)
+            c, stop, at, begin, step = _segment(cell, phase0, columns, first_column, stop_column, flipped)
             xl, xr = _ends(fields[0], ky, cell0 + cell, ty)
             yl, yr = _ends(fields[1], ky, cell0 + cell, ty)
-            begin, step = (c + phase0) % NODE_STEP, 1
-            at = c - first_column
-            if flipped:
-                begin, step = begin + stop - c - 1, -1
-                at = stop_column - stop
             x_cell, y_cell = xs[at : at + stop - c], ys[at : at + stop - c]
             for k in range(x_cell.size):
                 tx = (begin + step * k) / NODE_STEP
@@ -323,15 +331,10 @@ def interpolate(  # type: ignore[no-untyped-def]
                     values[k] = value
             first = last
         for cell in range(before, after):
-            c, stop = max(cell * NODE_STEP - phase0, 0), min((cell + 1) * NODE_STEP - phase0, columns)
+            c, stop, at, begin, step = _segment(cell, phase0, columns, first_column, stop_column, flipped)
             gl, gr = _ends(fields[2], ky, cell0 + cell, ty)
             bl, br = _ends(fields[3], ky, cell0 + cell, ty)
             cl, cr = _ends(fields[4], ky, cell0 + cell, ty)
-            begin, step = (c + phase0) % NODE_STEP, 1
-            at = c - first_column
-            if flipped:
-                begin, step = begin + stop - c - 1, -1
-                at = stop_column - stop
             cell_values, cell_inside = values[at : at + stop - c], inside[at : at + stop - c]
             for k in range(cell_values.size):
                 tx = (begin + step * k) / NODE_STEP
